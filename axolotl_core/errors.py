@@ -1,0 +1,54 @@
+"""Every error a user can cause, as one tree.
+
+    AxolotlError              exit status 1
+    ├── ParamsError           what params.yaml or the command line asks for cannot be      exit status 2
+    ├── DataError             a file or a row of the user's cannot be read
+    ├── ArtifactError         an artifact is missing, damaged or of another version
+    ├── ModelError            a base model or tokenizer cannot be had, or does not fit what is asked
+    ├── TrainError            training cannot go on: non-finite loss, another run holds the lock
+    └── MachineError          the disk is full, a package or a device is missing
+
+A message is one sentence: place, got, wanted, remedy. The cli prints it without a traceback; anything that is
+not an AxolotlError is our own fault and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AxolotlError(Exception):
+    """A mistake that the user can mend; `str()` is what is printed."""
+
+    exit_status = 1
+
+
+class ParamsError(AxolotlError):
+    """One or several problems of params.yaml, one sentence a line."""
+
+    exit_status = 2
+
+
+class DataError(AxolotlError):
+    """A file or a row of the user's cannot be read."""
+
+
+class ArtifactError(AxolotlError):
+    """An artifact is missing, damaged or of another version."""
+
+
+class ModelError(AxolotlError):
+    """A base model or tokenizer cannot be had, or does not fit what is asked."""
+
+
+class TrainError(AxolotlError):
+    """Training cannot go on."""
+
+
+class MachineError(AxolotlError):
+    """The disk is full, or a package or a device is missing."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'lora_r'?"`, or an empty string when nothing is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,22 @@
+"""`evaluation`: what is measured on the finished model. An edit re-runs evaluate."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from axolotl_core.params.section import Built, Section
+
+
+class Evaluation(Section):
+    """What is measured on the finished model."""
+
+    eval_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Rows a forward pass; unset: machine.micro_batch_size."""
+    eval_table_size: Annotated[int, Field(ge=0)] = 3
+    """Held-out prompts that are answered by the model before and after."""
+    eval_table_max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    """Length of these replies, in tokens."""
+    do_bench_eval: Annotated[bool, Built()] = False
+    """Multiple-choice benchmark."""
+    bench_dataset: Annotated[str | None, Built()] = None
+    """Its data set."""

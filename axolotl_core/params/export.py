@@ -1,0 +1,16 @@
+"""`export`: the form in which the model leaves. An edit re-runs export."""
+
+from typing import Annotated
+
+from axolotl_core.params.section import Built, Section
+
+
+class Export(Section):
+    """The form in which the model leaves."""
+
+    save_safetensors: Annotated[bool, Built()] = True
+    """Weights are always written as safetensors."""
+    hub_model_id: Annotated[str | None, Built()] = None
+    """Hub repository to push to."""
+    hub_strategy: Annotated[str | None, Built()] = None
+    """When to push."""

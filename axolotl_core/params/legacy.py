@@ -1,0 +1,130 @@
+"""A flat Axolotl YAML (as of 2023) → the sections of params.yaml.
+
+An option that is named here nowhere keeps its name and goes to the section that declares it. No option of
+Axolotl is silently ignored: it is kept, renamed, or gone with the reason.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from axolotl_core.params.document import Document, Where
+from axolotl_core.params.whole import SECTIONS, section_of
+
+RENAMED = {
+    "push_to_hub_model_id": "hub_model_id",
+    "use_auth_token": "hf_use_auth_token",
+    "eval_strategy": "evaluation_strategy",
+}
+GONE = {
+    "is_falcon_derived_model": "the family is read from the model's own config",
+    "is_llama_derived_model": "the family is read from the model's own config",
+    "is_mistral_derived_model": "the family is read from the model's own config",
+    "sample_packing_eff_est": "packing is planned exactly before the first step",
+    "total_num_tokens": "tokens are counted in artifacts/packed/manifest.json",
+    "total_supervised_tokens": "trained tokens are counted in artifacts/packed/manifest.json",
+    "dataset_prepared_path": "prepared data lies in artifacts/ under content keys",
+    "push_dataset_to_hub": "prepared data is shared with `dvc push`",
+    "output_dir": "results lie in artifacts/adapter, artifacts/merged and artifacts/export",
+    "lora_out_dir": "the adapter lies in artifacts/adapter",
+    "local_rank": "torchrun gives the rank",
+    "torchdistx_path": "torchdistx is no longer maintained; use adamw_torch",
+    "strict": "an unknown option is always an error",
+    "device_map": "the machine section says where the model runs",
+}
+EMPTY = (None, "", [], {}, False)
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one option of the old file: `kept`, `renamed` or `gone`, and where to or why."""
+
+    option: str
+    fate: str
+    told: str
+
+
+def is_flat(values: dict[str, Any]) -> bool:
+    """A sectioned file has at least one section besides `datasets` that is a mapping (or empty)."""
+    if isinstance(values.get("datasets"), list):
+        return True
+    sections = [k for k, v in values.items() if k in SECTIONS and k != "datasets" and isinstance(v, dict)]
+    return not sections and any(key in section_of() or key in GONE or key in RENAMED for key in values)
+
+
+def sectioned(document: Document) -> Document:
+    """The same document with each option in its section and lines kept; unknown names stay where they are."""
+    out = Document(document.source, {})
+    for option, value in document.values.items():
+        fate = fate_of(option)
+        if option == "datasets":
+            _datasets(document, out)
+        elif fate.fate == "gone":
+            continue
+        elif fate.told in section_of():
+            if value is None and fate.told != "base_model":
+                continue  # Axolotl's examples leave unset options empty
+            if value == "" and option in ("adapter", *(o for o in section_of() if o.startswith("wandb_"))):
+                continue
+            home = (section_of()[fate.told], fate.told)
+            out.set(home, _modern(fate.told, value))
+            _copy_lines(document, (option,), out, home)
+        else:
+            out.values[option] = value
+            _copy_lines(document, (option,), out, (option,))
+    return out
+
+
+def fate_of(option: str) -> Fate:
+    """kept (told: its name), renamed (told: the new name), gone (told: why), or unknown."""
+    if option in GONE:
+        return Fate(option, "gone", GONE[option])
+    if option in RENAMED:
+        return Fate(option, "renamed", RENAMED[option])
+    if option in section_of() or option == "datasets":
+        return Fate(option, "kept", option)
+    return Fate(option, "unknown", "")
+
+
+def _modern(option: str, value: Any) -> Any:
+    if option == "optimizer" and value == "adamw_hf":  # transformers' own AdamW, removed there: the same update
+        return "adamw_torch"
+    if option == "fsdp" and value in EMPTY or option in ("fsdp_config", "special_tokens", "tokens") and not value:
+        return {"fsdp": None, "tokens": []}.get(option, {})
+    return value
+
+
+def _datasets(document: Document, out: Document) -> None:
+    entries = document.values["datasets"]
+    out.lines[("datasets",)] = document.lines.get(("datasets",), 0)
+    if not isinstance(entries, list):
+        out.values["datasets"] = entries
+        _copy_lines(document, ("datasets",), out, ("datasets",))
+        return
+    named: dict[str, Any] = {}
+    for i, entry in enumerate(entries):
+        configurations = entry.get("name") if isinstance(entry, dict) else None
+        for configuration in configurations if isinstance(configurations, list) else [configurations]:
+            name = _free_name(entry, configuration if isinstance(configurations, list) else None, named)
+            named[name] = {**entry, "name": configuration} if isinstance(configurations, list) else entry
+            _copy_lines(document, ("datasets", i), out, ("datasets", name))
+    out.values["datasets"] = named
+
+
+def _free_name(entry: Any, configuration: str | None, taken: dict[str, Any]) -> str:
+    """`data/My file.jsonl` → `My-file`; a second one → `My-file-2`."""
+    path = str(entry.get("path", "data")) if isinstance(entry, dict) else "data"
+    stem = PurePosixPath(path).name.split(".")[0] + (f"-{configuration}" if configuration else "")
+    base = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "data"
+    name, n = base, 1
+    while name in taken:
+        n += 1
+        name = f"{base}-{n}"
+    return name
+
+
+def _copy_lines(document: Document, old: Where, out: Document, new: Where) -> None:
+    for where, line in document.lines.items():
+        if where[: len(old)] == old:
+            out.lines[(*new, *where[len(old) :])] = line

@@ -1,0 +1,164 @@
+"""params.yaml → Params: read, translate the flat spelling, apply --set, validate, explain what is wrong.
+
+Every problem becomes one sentence: place, got, wanted, nearest name. All problems are told at once.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from axolotl_core.errors import ParamsError, nearest
+from axolotl_core.params import legacy, rules
+from axolotl_core.params.document import Document, Where, read, scalar
+from axolotl_core.params.section import Built, Section
+from axolotl_core.params.whole import SECTIONS, Params, section_of
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Params:
+    """Params of a sectioned params.yaml or of a flat Axolotl YAML.
+
+    overrides: `training.learning_rate=1e-4` or `learning_rate=1e-4`, as given to --set.
+    Raises ParamsError with one line a problem.
+    """
+    document = read(path)
+    if legacy.is_flat(document.values):
+        document = legacy.sectioned(document)
+    override(document, overrides)
+    return validate(document)
+
+
+def override(document: Document, overrides: Sequence[str]) -> None:
+    """Apply `section.option=value` or `option=value` in place."""
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ParamsError(f"--set {text}: got no '=', wanted option=value")
+        where: Where = tuple(name.strip().split("."))
+        if len(where) == 1 and where[0] in section_of():
+            where = (section_of()[str(where[0])], where[0])
+        if where[0] not in SECTIONS or len(where) == 1:
+            raise ParamsError(f"--set {text}: no option is called '{name}'{nearest(name, section_of())}")
+        document.set(where, scalar(value))
+
+
+def validate(document: Document) -> Params:
+    """Types and names by pydantic, then what is not built yet, then impossible pairs."""
+    problems = [f"{document.place((key,))}: {told}" for key, told in _names(document.values)]
+    values = {
+        key: {} if value is None and key in SECTIONS and key != "datasets" else value
+        for key, value in document.values.items()
+    }
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        problems += list(_sentences(document, error.errors()))
+    else:
+        problems += [f"{document.place(where)}: {told}" for where, told in unbuilt(params)]
+        problems += [f"{document.place(where)}: {told}" for where, told in rules.broken(params)]
+    if problems:
+        raise ParamsError("\n".join(dict.fromkeys(problems)))
+    return params
+
+
+def unbuilt(params: Params) -> Iterator[tuple[Where, str]]:
+    """Options set to a value that this version does not act on."""
+    sections: list[tuple[Where, Section]] = [(("datasets", name), data) for name, data in params.datasets.items()]
+    sections += [((name,), getattr(params, name)) for name in SECTIONS if name != "datasets"]
+    for where, section in sections:
+        for option, field in type(section).model_fields.items():
+            built = next((mark for mark in field.metadata if isinstance(mark, Built)), None)
+            value, default = getattr(section, option), field.get_default(call_default_factory=True)
+            if built is None or value == default or _among(value, built.values):
+                continue
+            works = ", ".join(show(v) for v in dict.fromkeys((default, *built.values)))
+            yield (*where, option), f"{option} is not acted on by this version; got {show(value)}, works now: {works}"
+
+
+def show(value: Any) -> str:
+    """A value as one would write it in YAML."""
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _among(value: Any, values: tuple[Any, ...]) -> bool:
+    return any(value == v and type(value) is type(v) for v in values)
+
+
+def _names(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in values.get("datasets") or {}:
+        if not NAME.fullmatch(str(name)):
+            yield "datasets", f"data set name '{name}' is not made of letters, digits, _ and - (DVC needs that)"
+
+
+def _sentences(document: Document, details: Sequence[ErrorDetails]) -> Iterator[str]:
+    """One sentence a path; a union that fails has one detail a branch, which are told together."""
+    grouped: dict[Where, list[ErrorDetails]] = {}
+    for detail in details:
+        grouped.setdefault(tuple(part for part in detail["loc"] if not _is_branch(part)), []).append(detail)
+    for where, group in grouped.items():
+        if not any(other != where and other[: len(where)] == where for other in grouped):
+            yield f"{document.place(where)}: {_told(where, group)}"
+
+
+def _told(where: Where, group: Sequence[ErrorDetails]) -> str:
+    name, got = ".".join(map(str, where)), group[0]["input"]
+    match group[0]["type"]:
+        case "extra_forbidden":
+            return f"'{where[-1]}' is no option of {_owner(where)}{_nearest_option(where)}"
+        case "missing":
+            return f"{name} is missing; {WANTED.get(name, 'it has no default')}"
+    wanted = [d.get("ctx", {}).get("expected") or d["msg"] for d in group]
+    wanted = [w.removeprefix("Input should be ").removeprefix("a valid ") for w in wanted]
+    near = nearest(str(got), re.findall(r"'([^']*)'", " ".join(wanted)))
+    return f"{name}: got {show(got)}, wanted {' or '.join(wanted)}{near or _hint(group[0]['type'], got)}"
+
+
+WANTED = {
+    "model": "wanted a section with base_model",
+    "model.base_model": "wanted a hub repository, a folder, a .gguf file or package:NAME/FILE",
+    "datasets": "wanted a mapping from a name to a data set with path and type",
+}
+
+
+def _is_branch(part: int | str) -> bool:
+    """pydantic puts the tried branch of a union into the path: `str`, `UserPrompt`, `list[str]`, `literal[...]`."""
+    return isinstance(part, str) and bool(re.match(r"(str|int|float|bool|UserPrompt|(list|dict|literal|constrained)\b.*)$", part))
+
+
+def _owner(where: Where) -> str:
+    return f"the section '{where[0]}'" if len(where) > 1 else "params.yaml's top level"
+
+
+def _nearest_option(where: Where) -> str:
+    option = str(where[-1])
+    if len(where) == 1:
+        home = section_of().get(option)
+        return f"; it belongs into the section '{home}'" if home else nearest(option, [*SECTIONS, *section_of()])
+    kind = SECTIONS.get(str(where[0]))
+    own = list(kind.model_fields) if kind else []
+    if where[0] == "datasets" and len(where) > 3:
+        own = list(SECTIONS["datasets"].model_fields["type"].annotation.__args__[1].model_fields)  # type: ignore[union-attr]
+    elif option in section_of():
+        return f"; it belongs into the section '{section_of()[option]}'"
+    elif option in legacy.GONE:
+        return f"; it is gone: {legacy.GONE[option]}"
+    elif option in legacy.RENAMED:
+        return f"; it is called '{legacy.RENAMED[option]}' here"
+    return nearest(option, own) or nearest(option, section_of())
+
+
+def _hint(kind: str, got: Any) -> str:
+    if kind == "bool_type" and str(got).lower() in ("yes", "no", "on", "off"):
+        return "; YAML 1.2 knows true and false only"
+    if kind.endswith("_type") and isinstance(got, str) and kind.startswith(("int", "float")):
+        return "; write the number without quotes"
+    return ""

@@ -1,0 +1,48 @@
+"""`model`: the base model. An edit re-runs fetch-model and fetch-tokenizer (both small) and train onward."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from axolotl_core.params.section import Built, Section
+
+
+class Model(Section):
+    """The base model."""
+
+    base_model: Annotated[str, Field(min_length=1)]
+    """A hub repository, a folder, a `.gguf` file, or `package:NAME/FILE` for a file inside an installed package."""
+    base_model_config: str | None = None
+    """Where the model's config.json comes from; unset: base_model."""
+    base_model_ignore_patterns: str | list[str] | None = None
+    """Files of the hub repository that are not to be downloaded."""
+    model_revision: str | None = None
+    """Branch, tag or commit of the hub repository."""
+    model_type: Annotated[str, Built()] = "AutoModelForCausalLM"
+    """Class in transformers."""
+    trust_remote_code: Annotated[bool, Built()] = False
+    """Run Python code that the model's repository carries."""
+    resize_token_embeddings_to_32x: Annotated[bool, Built()] = False
+    """Grow the embeddings to a multiple of 32 rows."""
+    rope_scaling: Annotated[dict[str, Any] | None, Built()] = None
+    """`{type: linear | dynamic, factor: 2.0}`."""
+    xpos_rope: Annotated[bool, Built()] = False
+    """xPos rotary embedding."""
+    landmark_attention: Annotated[bool, Built()] = False
+    """Landmark attention."""
+    load_in_8bit: Annotated[bool, Built()] = False
+    """Quantise the base to 8 bit (bitsandbytes)."""
+    load_in_4bit: Annotated[bool, Built()] = False
+    """Quantise the base to 4 bit (bitsandbytes, nf4)."""
+    bfloat16: Annotated[bool, Built()] = False
+    """Weights in bfloat16, no autocast."""
+    float16: Annotated[bool, Built()] = False
+    """Weights in float16, no autocast."""
+    gptq: Annotated[bool, Built()] = False
+    """The base is quantised with GPTQ."""
+    gptq_groupsize: Annotated[int | None, Built()] = None
+    """GPTQ group size."""
+    gptq_model_v1: Annotated[bool | None, Built()] = None
+    """GPTQ checkpoint of format 1."""
+    gptq_disable_exllama: Annotated[bool | None, Built()] = None
+    """Do not use the exllama kernels."""

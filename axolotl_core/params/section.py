@@ -1,0 +1,32 @@
+"""What all sections of params.yaml share: frozen, strict, no unknown keys, and the mark `Built`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """One section of params.yaml. Values are taken as YAML 1.2 gives them: `"8"` is no int, `yes` is no bool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    def identity(self) -> dict[str, Any]:
+        """What enters a stage's key: the values that differ from their defaults, as plain JSON.
+
+        An option added later with a default that changes nothing therefore leaves every key as it was.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+@dataclass(frozen=True, init=False)
+class Built:
+    """Marks an option of which only some values are acted on so far; any other value is refused, never ignored.
+
+    `Annotated[int | None, Built()]`: only the default. `Annotated[str, Built("cosine")]`: the default and cosine.
+    """
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any) -> None:
+        object.__setattr__(self, "values", values)

@@ -1,0 +1,22 @@
+"""`tokenizer`: which tokenizer, and the tokens added to it. An edit re-runs fetch-tokenizer, then tokenize onward."""
+
+from typing import Annotated, Literal
+
+from axolotl_core.params.section import Built, Section
+
+
+class Tokenizer(Section):
+    """Which tokenizer, and the tokens added to it."""
+
+    tokenizer_config: str | None = None
+    """Hub repository, folder or GGUF to take the tokenizer from; unset: that of base_model."""
+    tokenizer_type: Annotated[str, Built("PreTrainedTokenizerFast")] = "AutoTokenizer"
+    """Class in transformers."""
+    tokenizer_use_fast: Annotated[bool, Built()] = True
+    """The tokenizers library encodes everything here; there are no slow twins."""
+    tokenizer_legacy: Annotated[bool | None, Built()] = None
+    """Space handling of old Llama tokenizers."""
+    special_tokens: dict[Literal["bos_token", "eos_token", "pad_token", "unk_token"], str] = {}
+    """Special tokens to set; one that the vocabulary lacks is added."""
+    tokens: list[str] = []
+    """Tokens to add to the vocabulary; they are always recognised in text."""
