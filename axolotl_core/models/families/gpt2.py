@@ -1,0 +1,9 @@
+"""GPT-2 and cerebras."""
+
+from typing import Any
+
+from axolotl_core.models.packs import Packs
+
+
+def packs(config: Any) -> Packs:
+    return Packs("positions")

@@ -1,0 +1,9 @@
+"""Pythia, redpajama, dolly."""
+
+from typing import Any
+
+from axolotl_core.models.packs import Packs
+
+
+def packs(config: Any) -> Packs:
+    return Packs("positions")

