@@ -51,7 +51,7 @@ def model(job: Job) -> Result:
 
     facts = pin_model(
         job.params.model,
-        resolve(job.params.model.base_model, job.project.root),
+        job.project.root,
         job.out,
         token=job.params.machine.hf_use_auth_token,
         stats=job.project.stats,

@@ -98,6 +98,38 @@ GROUPS = {"fetch": ("fetch", "fetch-tokenizer", "fetch-model")}
 """`axolotl stage fetch` means all three."""
 
 
+def dvc_yaml() -> str:
+    """dvc.yaml as the table says it. Whole sections are depended on: DVC removes outs before it finds that a param is missing."""
+    lines = ["# Generated from the stage table by `axolotl upgrade`; edit params.yaml, not this file.", "stages:"]
+    metrics, plots = [], []
+    for stage in STAGES:
+        key = "${key}" if stage.each else ""
+        name = f"{stage.name}@{key}" if stage.each else stage.name
+        pad = "      " if stage.each else "    "
+        lines.append(f"  {stage.name}:")
+        if stage.each:
+            lines += ["    foreach: ${datasets}", "    do:"]
+        lines.append(f"{pad}cmd: axolotl stage {name} --only --revision {stage.revision}")
+        deps = [f"{ARTIFACTS}/{path.replace('{}', key)}" for path in stage.inputs] or ([DATA] if stage.each else [])
+        if deps:
+            lines += [f"{pad}deps:", *(f"{pad}  - {dep}" for dep in deps)]
+        params = [f"{name}.{key}" if name == "datasets" and stage.each else name for name in stage.sections]
+        lines += [f"{pad}params:", *(f"{pad}  - {param}" for param in params)] if params else []
+        output = stage.output.replace("{}", key)
+        lines += [f"{pad}outs:", *(f"{pad}  - {ARTIFACTS}/{path}" for path in (output, f"keys/{output}.json", *stage.also))]
+        metrics += [f"{ARTIFACTS}/{path}" for path in stage.also if path.startswith("metrics/")]
+        plots += [f"{ARTIFACTS}/{path}" for path in stage.also if path.startswith("plots/")]
+    lines += ["metrics:", *(f"  - {path}" for path in metrics), "plots:"]
+    for path in plots:
+        for title, columns in PLOTS.items():
+            lines += [f"  - {title}:", "      x: step", "      y:", f"        {path}: [{', '.join(columns)}]"]
+    return "\n".join(lines) + "\n"
+
+
+PLOTS = {"loss": ("loss", "eval_loss"), "learning_rate": ("learning_rate",), "grad_norm": ("grad_norm",), "tokens_per_s": ("tokens_per_s",)}
+"""Plot → columns of plots/train.csv."""
+
+
 def steps(datasets: Iterable[str]) -> list[Step]:
     """All steps of a project in an order in which they can run."""
     names = sorted(datasets)

@@ -11,7 +11,7 @@ import importlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -74,10 +74,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """Content facts for the manifest, and a sentence for the user."""
+    """Content facts for the manifest, a sentence for the user, and what to do once the artifact is in place."""
 
     facts: dict[str, Any]
     said: str
+    afterwards: Callable[[], None] = lambda: None
 
 
 def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False) -> None:
@@ -182,6 +183,7 @@ def build(project: Project, params: Params, step: Step, key: str) -> Result:
         "versions": versions(),
     }
     write_atomically(project.artifacts / step.key_file, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
+    result.afterwards()
     return result
 
 

@@ -10,7 +10,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import ModelError
-from axolotl_core.models.packing import packs_of
+from axolotl_core.models.packs import packs_of
 from axolotl_core.params.machine import Machine
 
 RESIZE_SEED = 0

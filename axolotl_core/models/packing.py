@@ -10,22 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from axolotl_core import lookup
 from axolotl_core.errors import ModelError
-from axolotl_core.models.packs import Packs
 
-FAMILIES = "axolotl_core.models.families"
 PROBE = (7, 5)
 """Lengths of the two samples of the self-test."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 """Largest difference of logits, packed and apart, as a share of the largest logit."""
-
-
-def packs_of(config: Any) -> Packs:
-    """What the family's file says; a family without a file is taken by its positions and left to the self-test."""
-    if config.model_type in lookup.names(FAMILIES):
-        return lookup.find(FAMILIES, config.model_type, "family").packs(config)
-    return Packs("positions")
 
 
 def forward(model: Any, ids_BT: Tensor, positions_BT: Tensor, how: str, keep_K: Tensor | None = None) -> Tensor:

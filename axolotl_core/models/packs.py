@@ -1,7 +1,11 @@
 """How a model keeps the samples of a packed row apart."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from axolotl_core import lookup
+
+FAMILIES = "axolotl_core.models.families"
 
 
 @dataclass(frozen=True)
@@ -13,3 +17,14 @@ class Packs:
 
     how: Literal["positions", "mask"] | None
     reason: str = ""
+
+
+def packs_of(config: Any) -> Packs:
+    """What the family's file says; a family without a file is taken by its positions and left to the self-test.
+
+    config: a transformers config, or anything with the attributes of config.json.
+    """
+    if config.model_type not in lookup.names(FAMILIES):
+        return Packs("positions")
+    found: Packs = lookup.find(FAMILIES, config.model_type, "family").packs(config)
+    return found

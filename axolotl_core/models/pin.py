@@ -26,13 +26,14 @@ SMALL = ("*.json", "*.txt", "LICENSE*")
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "LICENSE*"]
 
 
-def pin_model(model: Model, place: Place, out: Path, *, token: bool, stats: StatCache) -> dict[str, Any]:
+def pin_model(model: Model, root: Path, out: Path, *, token: bool, stats: StatCache) -> dict[str, Any]:
     """Fill `out` and return the facts {"parameters", "family", "kind"}.
 
     Raises ModelError: no network, no such repository, no model in it, not a GGUF file.
     """
+    place = resolve(model.base_model, root)
     if place.kind == "file":
-        pin = {"kind": "stored", "place": place.text, "source": stats.digest(place.local)}
+        pin: dict[str, Any] = {"kind": "stored", "place": place.text, "source": stats.digest(place.local)}
         folder = _convert_gguf(place, out)
     else:
         folder, commit = (place.local, None) if place.kind == "folder" else _download(model, token)
@@ -49,7 +50,7 @@ def pin_model(model: Model, place: Place, out: Path, *, token: bool, stats: Stat
             _save(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), out)
             folder = out
     if model.base_model_config:
-        shutil.copyfile(resolve(model.base_model_config, Path.cwd()).local / "config.json", out / "config.json")
+        shutil.copyfile(resolve(model.base_model_config, root).local / "config.json", out / "config.json")
     (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     return {"parameters": _parameters(folder), "family": config["model_type"], "kind": pin["kind"]}

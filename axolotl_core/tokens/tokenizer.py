@@ -24,7 +24,12 @@ class Tokenizer:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def decode(self, ids: list[int]) -> str:
+        """The text with its special tokens."""
         return str(self.backend.decode(ids, skip_special_tokens=False))
+
+    def text(self, ids: list[int]) -> str:
+        """The text without special tokens, as a reader wants it."""
+        return str(self.backend.decode(ids, skip_special_tokens=True)).strip()
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

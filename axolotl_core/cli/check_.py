@@ -1,0 +1,76 @@
+"""axolotl check"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+
+from axolotl_core.cli.project import open_project, params_options
+from axolotl_core.errors import AxolotlError, ParamsError
+from axolotl_core.models.packs import packs_of
+from axolotl_core.params.document import read
+from axolotl_core.params.legacy import is_flat
+from axolotl_core.params.whole import Params
+from axolotl_core.sources.files import files_of
+from axolotl_core.sources.place import resolve
+from stages.graph import STAGES, dvc_yaml
+from stages.run import Project
+
+
+@click.command("check")
+@params_options
+def command(params: Path, overrides: tuple[str, ...]) -> None:
+    """Read params.yaml and say everything that is wrong with it.
+
+    Options and their values, impossible pairs, formats, whether files are there, and whether dvc.yaml fits.
+    """
+    project, whole = open_project(params, overrides)
+    problems = [*places(project, whole, params), *packing(project, whole, params), *dvc(project, params)]
+    if problems:
+        raise ParamsError("\n".join(problems))
+    names = ", ".join(f"{name} ({data.type if isinstance(data.type, str) else 'own prompt'})" for name, data in whole.datasets.items())
+    click.echo(f"{params} is right: {whole.model.base_model}, {whole.adapter.adapter or 'all weights'}, {names}")
+
+
+def places(project: Project, params: Params, file: Path) -> list[str]:
+    """Data and models that are not where they should be."""
+    problems = []
+    for name, data in params.datasets.items():
+        try:
+            place = resolve(data.path, project.root)
+            if place.kind != "hub":
+                files_of(place, data)
+        except AxolotlError as error:
+            problems.append(f"{file}: datasets.{name}.path: {error}")
+    for option, text in (("model.base_model", params.model.base_model), ("tokenizer.tokenizer_config", params.tokenizer.tokenizer_config)):
+        try:
+            if text:
+                resolve(text, project.root)
+        except AxolotlError as error:
+            problems.append(f"{file}: {option}: {error}")
+    return problems
+
+
+def packing(project: Project, params: Params, file: Path) -> list[str]:
+    """Packing with a family that cannot be packed, as far as the base model is known already."""
+    config = project.artifacts / "base" / "config.json"
+    if not params.packing.sample_packing or not config.is_file():
+        return []
+    packs = packs_of(SimpleNamespace(**json.loads(config.read_text(encoding="utf-8"))))
+    return [] if packs.how else [f"{file}: packing.sample_packing: {packs.reason}; set it to false"]
+
+
+def dvc(project: Project, file: Path) -> list[str]:
+    """What `dvc repro` would stumble over."""
+    graph = project.root / "dvc.yaml"
+    if not graph.is_file():
+        return []
+    problems = []
+    if graph.read_text(encoding="utf-8") != dvc_yaml():
+        problems.append("dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`")
+    values = read(file).values
+    if not is_flat(values):
+        sections = dict.fromkeys(section for stage in STAGES for section in stage.sections)
+        problems += [f"{file}: has no section '{s}', which dvc.yaml depends on; add `{s}: {{}}`" for s in sections if s not in values]
+    return problems

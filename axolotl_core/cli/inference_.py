@@ -1,0 +1,54 @@
+"""axolotl inference"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from axolotl_core.cli.project import PARAMS, open_project
+from axolotl_core.release.chat import Chat, Sampling, open_chat
+
+
+@click.command("inference")
+@click.option("--params", "-p", type=click.Path(path_type=Path), default=PARAMS, show_default=True, help="The params file.")
+@click.option("--model", "which", type=click.Choice(["adapter", "merged", "base"]), default="adapter", show_default=True, help="Which model answers.")
+@click.option("--system", help="A system message; unset: the chat template's own.")
+@click.option("--raw", is_flag=True, help="Send the prompt as it is, without the chat template.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True, help="Length of a reply, in tokens.")
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 takes the likeliest token each time.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True, help="Nucleus, above temperature 0.")
+@click.option("--repetition-penalty", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Above 1 repeats less.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling.")
+def command(params: Path, which: str, system: str | None, raw: bool, **sampling: Any) -> None:
+    """Chat with the trained model.
+
+    Replies stream as they are made. A prompt on standard input is answered and that is all; in a terminal it is a
+    chat that ends with an empty line.
+
+    \b
+    axolotl inference
+    echo "Why is the water cloudy?" | axolotl inference --model merged
+    """
+    project, whole = open_project(params)
+    chat = open_chat(project.root, project.artifacts, project.stats, which, whole.machine, Sampling(**sampling), system=system, raw=raw)
+    if not sys.stdin.isatty():
+        prompt = sys.stdin.read().strip("\n")
+        if prompt.strip():
+            _stream(chat, prompt)
+        return
+    click.echo(f"{which} of {whole.model.base_model}; an empty line ends the chat", err=True)
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            return
+        if not prompt.strip():
+            return
+        _stream(chat, prompt)
+
+
+def _stream(chat: Chat, prompt: str) -> None:
+    for piece in chat.say(prompt):
+        click.echo(piece, nl=False)
+    click.echo()

@@ -1,0 +1,75 @@
+"""axolotl init"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from axolotl_core.cli.templates import DEFAULT, shipped, starter_data, template
+from axolotl_core.errors import MachineError, ParamsError
+from stages.graph import ARTIFACTS, DATA, dvc_yaml
+
+IGNORED_BY_GIT = f"/{ARTIFACTS}\n/.axolotl/\n"
+IGNORED_BY_DVC = "__pycache__/\n.axolotl/\n"
+DVC_SETTINGS = (("core.analytics", "false"), ("core.check_update", "false"), ("cache.type", "reflink,copy"))
+
+
+@click.command("init")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--from", "pipeline", default=DEFAULT, show_default=True, help="Pipeline to start from.")
+@click.option("--remote", help="Where the team shares artifacts: a path, s3://…, ssh://… (a DVC remote).")
+def command(folder: Path, pipeline: str, remote: str | None) -> None:
+    """Start a project of your own.
+
+    Makes FOLDER a git and DVC repository with params.yaml, dvc.yaml and data/. `dvc repro` in it runs.
+
+    \b
+    axolotl init my-project
+    axolotl init my-project --from pythia-lora --remote s3://bucket/axolotl
+    """
+    source = template(pipeline)
+    if (folder / "params.yaml").exists() or (folder / "dvc.yaml").exists():
+        raise ParamsError(f"{folder}: has a params.yaml or dvc.yaml already; choose an empty folder, or `axolotl upgrade` there")
+    (folder / DATA).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, folder / "params.yaml")
+    (folder / "dvc.yaml").write_text(dvc_yaml(), encoding="utf-8")
+    _append(folder / ".gitignore", IGNORED_BY_GIT)
+    _append(folder / ".dvcignore", IGNORED_BY_DVC)
+    for file in starter_data().iterdir():
+        if file.is_file() and not (folder / DATA / file.name).exists():
+            shutil.copyfile(file, folder / DATA / file.name)
+    if not _inside_git(folder):
+        _call(["git", "init", "--quiet"], folder)
+    if not (folder / ".dvc").is_dir():
+        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True, check=True)
+        below = Path(top.stdout.strip()).resolve() != folder.resolve()
+        _call([sys.executable, "-m", "dvc", "init", "--quiet", *(["--subdir"] if below else [])], folder)
+    for name, value in DVC_SETTINGS:
+        _call([sys.executable, "-m", "dvc", "config", "--quiet", name, value], folder)
+    if remote:
+        _call([sys.executable, "-m", "dvc", "remote", "add", "--quiet", "--default", "store", remote], folder)
+        _call([sys.executable, "-m", "dvc", "remote", "modify", "--quiet", "store", "verify", "true"], folder)
+    click.echo(f"{folder} is ready, from the pipeline {pipeline} ({', '.join(shipped())} are there)")
+    click.echo(f"  cd {folder} && dvc repro")
+
+
+def _append(file: Path, text: str) -> None:
+    have = file.read_text(encoding="utf-8") if file.is_file() else ""
+    missing = [line for line in text.splitlines() if line not in have.splitlines()]
+    file.write_text(have + "".join(line + "\n" for line in missing), encoding="utf-8")
+
+
+def _inside_git(folder: Path) -> bool:
+    try:
+        found = subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], cwd=folder, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise MachineError("git is not installed, and DVC needs it; install git") from None
+    return found.returncode == 0
+
+
+def _call(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MachineError(f"{' '.join(command[-4:])} failed in {folder}: {(done.stderr or done.stdout).strip()}")

@@ -1,0 +1,57 @@
+"""`axolotl`: the one place that knows click. Commands are imported when they are called, so that --help is quick."""
+
+import importlib
+
+import click
+
+from axolotl_core.errors import AxolotlError
+
+COMMANDS = {
+    "check": "Read params.yaml and say everything that is wrong with it.",
+    "import": "Turn a flat Axolotl YAML into a params.yaml.",
+    "inference": "Chat with the trained model.",
+    "init": "Start a project of your own.",
+    "report": "Show what training changed: losses and replies.",
+    "run": "Make a params file the active one and bring everything up to date.",
+    "stage": "Bring one stage up to date, and all it reads, without DVC.",
+    "upgrade": "Rewrite dvc.yaml for the installed version.",
+}
+"""Name → first line of its help (a test holds them equal); its module is cli/<name>_.py."""
+
+
+class Commands(click.Group):
+    """Lists commands without importing them, and prints a user's mistake without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"axolotl_core.cli.{cmd_name}_").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except AxolotlError as error:
+            click.echo(f"axolotl: {error}", err=True)
+            ctx.exit(error.exit_status)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="axolotl")
+def main() -> None:
+    """Fine-tune language models from one YAML file, as a pipeline of cached stages.
+
+    \b
+    axolotl init my-project          a project with a params.yaml that runs
+    axolotl check                    is params.yaml right?
+    dvc repro                        run what is out of date
+    axolotl stage pack               the same without DVC, up to one stage
+    axolotl inference                chat with the result
+    """

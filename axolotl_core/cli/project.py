@@ -1,0 +1,37 @@
+"""What most commands begin with: the project in the current folder and its params, checked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from axolotl_core.errors import ParamsError
+from axolotl_core.params.load import load
+from axolotl_core.params.whole import Params
+from axolotl_core.prompts.resolve import format_of
+from stages.run import Project
+
+PARAMS = "params.yaml"
+
+
+def params_options(command: Any) -> Any:
+    """--params and --set."""
+    command = click.option(
+        "overrides", "--set", multiple=True, metavar="OPTION=VALUE", help="Override an option, e.g. training.learning_rate=1e-4."
+    )(command)
+    return click.option("--params", "-p", type=click.Path(path_type=Path), default=PARAMS, show_default=True, help="The params file.")(command)
+
+
+def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Params]:
+    """The project of the current folder. Raises ParamsError for anything wrong, formats included."""
+    params = load(path, overrides)
+    problems = []
+    for name, data in params.datasets.items():
+        try:
+            format_of(data)
+        except ParamsError as error:
+            problems.append(f"{path}: datasets.{name}.type: {error}")
+    if problems:
+        raise ParamsError("\n".join(problems))
+    return Project(Path.cwd()), params

@@ -1,0 +1,81 @@
+"""axolotl run"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from axolotl_core.artifacts.scratch import write_atomically
+from axolotl_core.cli import report_
+from axolotl_core.cli.project import PARAMS, open_project
+from axolotl_core.cli.templates import shipped, written
+from axolotl_core.errors import ParamsError
+from axolotl_core.params.document import read
+from axolotl_core.params.legacy import is_flat, sectioned
+from axolotl_core.params.load import override
+from stages.graph import dvc_yaml
+
+
+@click.command("run")
+@click.argument("source", required=False)
+@click.option("overrides", "--set", multiple=True, metavar="OPTION=VALUE", help="Change an option in params.yaml first.")
+def command(source: str | None, overrides: tuple[str, ...]) -> None:
+    """Make a params file the active one and bring everything up to date.
+
+    SOURCE is a params file or the name of a pipeline; without it params.yaml is run as it is. A params.yaml that you
+    edited is kept beside the new one.
+
+    \b
+    axolotl run pipelines/smollm2-lora.yaml
+    axolotl run --set adapter.lora_r=16
+    """
+    target = Path(PARAMS)
+    file = target if source is None else _file(source)
+    open_project(file, overrides)
+    if not Path(".dvc").is_dir() or not Path("dvc.yaml").is_file():
+        raise ParamsError("this folder is no axolotl project, it lacks .dvc or dvc.yaml; `axolotl init DIR` makes one")
+    if Path("dvc.yaml").read_text(encoding="utf-8") != dvc_yaml():
+        raise ParamsError("dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`")
+    activate(file, target, overrides)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc calls `axolotl`
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    report_.show(Path.cwd())
+
+
+def activate(file: Path, target: Path, overrides: tuple[str, ...]) -> None:
+    """Put the file's content, with the overrides, into params.yaml; an edited params.yaml is kept under another name."""
+    document = read(file)
+    if is_flat(document.values):
+        document = sectioned(document)
+    elif not overrides and all(section in document.values for section in ("tokenizer", "prompt", "export")):
+        new = file.read_text(encoding="utf-8")  # as it is, with its comments
+        return _write(target, new)
+    override(document, overrides)
+    return _write(target, written(document.values))
+
+
+def _write(target: Path, new: str) -> None:
+    old = target.read_text(encoding="utf-8") if target.is_file() else None
+    if old == new:
+        return
+    known = {path.read_text(encoding="utf-8") for path in (*shipped().values(), *Path("pipelines").glob("*.yaml"))}
+    if old is not None and old not in known:
+        n = 1
+        while (kept := target.with_name(f"params.kept-{n}.yaml")).exists():
+            n += 1
+        shutil.copyfile(target, kept)
+        click.echo(f"kept your {target} as {kept}")
+    write_atomically(target, new.encode())
+
+
+def _file(source: str) -> Path:
+    if Path(source).is_file():
+        return Path(source)
+    if source in shipped():
+        return shipped()[source]
+    raise ParamsError(f"{source}: neither a file nor a pipeline; the pipelines are {', '.join(shipped())}")

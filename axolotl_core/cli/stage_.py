@@ -1,0 +1,38 @@
+"""axolotl stage"""
+
+import os
+from pathlib import Path
+
+import click
+
+from axolotl_core.cli.project import open_project, params_options
+from axolotl_core.errors import ParamsError
+from stages.graph import chosen
+from stages.run import run
+
+
+@click.command("stage")
+@click.argument("name")
+@params_options
+@click.option("--only", is_flag=True, help="Just this stage; what it reads must be there.")
+@click.option("--force", is_flag=True, help="Run it even if it is up to date.")
+@click.option("--revision", type=int, hidden=True, help="The code identity that dvc.yaml was written for.")
+def command(name: str, params: Path, overrides: tuple[str, ...], only: bool, force: bool, revision: int | None) -> None:
+    """Bring one stage up to date, and all it reads, without DVC.
+
+    NAME is fetch, tokenize, pack, train, evaluate, merge or export; `tokenize@faq` is that of one data set.
+
+    \b
+    axolotl stage pack                        prepare data on a machine without a GPU
+    axolotl stage train --set lora_r=16       try another rank
+    axolotl stage tokenize@faq --only         just that
+    """
+    project, whole = open_project(params, overrides)
+    for step in chosen(name, whole.datasets):
+        if revision is not None and revision != step.stage.revision:
+            raise ParamsError(
+                f"dvc.yaml asks for revision {revision} of {step.stage.name}, this axolotl has {step.stage.revision}; run `axolotl upgrade`"
+            )
+    run(project, whole, name, only=only, force=force)
+    if (project.root / ".dvc").is_dir() and "DVC_STAGE" not in os.environ:
+        click.echo("DVC has not recorded this; `dvc commit` does, `dvc repro` would check it")

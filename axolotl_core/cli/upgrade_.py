@@ -1,0 +1,31 @@
+"""axolotl upgrade"""
+
+from pathlib import Path
+
+import click
+
+from axolotl_core.artifacts.scratch import write_atomically
+from stages.graph import dvc_yaml
+
+
+@click.command("upgrade")
+def command() -> None:
+    """Rewrite dvc.yaml for the installed version.
+
+    Stages whose code gives other bytes than before have a higher revision there, and run again; no other does.
+    """
+    path, new = Path("dvc.yaml"), dvc_yaml()
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if old == new:
+        click.echo("dvc.yaml is up to date")
+        return
+    write_atomically(path, new.encode())
+    was, now = _revisions(old), _revisions(new)
+    changed = [f"{name} {was.get(name, 'new')} → {revision}" for name, revision in now.items() if was.get(name) != revision]
+    click.echo(f"wrote dvc.yaml; stages that run again: {', '.join(changed) or 'none'}")
+
+
+def _revisions(text: str) -> dict[str, str]:
+    """`cmd: axolotl stage pack --only --revision 1` → {"pack": "1"}."""
+    words = [line.split() for line in text.splitlines() if "cmd: axolotl stage" in line and "--revision" in line]
+    return {line[3].partition("@")[0]: line[-1] for line in words}

@@ -1,0 +1,50 @@
+"""Replies of the model to prompts of the data, so that a change can be seen and not only measured."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from axolotl_core.packing.lay import UNTRAINED
+from axolotl_core.training.batches import RowSource
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """ids up to the first trained token of a sample, and the ids that the data goes on with."""
+
+    dataset: int
+    ids: list[int]
+    expected: list[int]
+
+
+def prompts(rows: RowSource, count: int) -> list[Prompt]:
+    """The first `count` samples that begin with an untrained prompt, taken from the data sets in turns."""
+    by_set: dict[int, list[Prompt]] = {}
+    pieces = rows.rows.pieces
+    for data, sample, start in zip(pieces.dataset, pieces.sample, pieces.start, strict=True):
+        ids, labels = rows.samples[data].sample(int(sample))
+        trained = np.flatnonzero(labels != UNTRAINED)
+        found = by_set.setdefault(int(data), [])
+        if start == 0 and len(trained) and trained[0] > 0 and len(found) < count:
+            end = trained[0] + int(np.argmin(np.append(labels[trained[0] :] != UNTRAINED, False)))
+            found.append(Prompt(int(data), ids[: trained[0]].tolist(), ids[trained[0] : end].tolist()))
+    turns = [p for i in range(count) for found in by_set.values() for p in found[i : i + 1]]
+    return turns[:count]
+
+
+@torch.no_grad()
+def reply(model: Any, prompt: list[int], *, eos_id: int, pad_id: int, max_new_tokens: int) -> list[int]:
+    """Greedy continuation, without the prompt and without what follows the end of sequence."""
+    ids_1T = torch.tensor([prompt], device=model.device)
+    out_1T = model.generate(
+        input_ids=ids_1T,
+        attention_mask=torch.ones_like(ids_1T),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        use_cache=True,
+    )
+    return out_1T[0, len(prompt) :].tolist()

@@ -1,0 +1,65 @@
+"""The model card: what the model is, and its lineage from the rows on."""
+
+from typing import Any
+
+TEMPLATE = """---
+library_name: transformers
+pipeline_tag: text-generation
+base_model: {base_model}
+---
+
+# {title}
+
+{kind} of `{base_model}`, {steps} steps on {rows} rows of training.
+{losses}
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+## Data
+
+| data set | source | format | content |
+|---|---|---|---|
+{data}
+
+## Lineage
+
+The same keys mean the same stage, options and input contents; `lineage.json` holds them whole.
+
+| artifact | key | content |
+|---|---|---|
+{lineage}
+"""
+
+
+def write_card(base_model: str, metrics: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
+    """README.md. records: artifact → its key file, such as "raw/faq" or "adapter"; metrics: metrics/train.json."""
+    data = [
+        f"| {name} | `{record['params']['datasets']['path']}` | {_format(record['params']['datasets'])} | `{record['output'][:12]}` |"
+        for artifact, record in records.items()
+        for kind, _, name in [artifact.partition("/")]
+        if kind == "raw"
+    ]
+    lineage = [f"| {artifact} | `{record['key'][:12]}` | `{record['output'][:12]}` |" for artifact, record in records.items()]
+    kind = {"lora": "A LoRA fine-tune, merged,"}.get(records["adapter"]["params"]["adapter"].get("adapter", ""), "A full fine-tune")
+    losses = ""
+    if metrics["eval_loss_before"] is not None and metrics["eval_loss_after"] is not None:
+        losses = f"\nHeld-out loss {metrics['eval_loss_before']:.4f} before and {metrics['eval_loss_after']:.4f} after training.\n"
+    return TEMPLATE.format(
+        title=f"{base_model.rstrip('/').rpartition('/')[2]}, fine-tuned",
+        base_model=base_model,
+        kind=kind,
+        steps=f"{metrics['steps']:,}",
+        rows=f"{metrics['rows']:,}",
+        losses=losses,
+        data="\n".join(data),
+        lineage="\n".join(lineage),
+    )
+
+
+def _format(data: dict[str, Any]) -> str:
+    kind = data.get("type", "alpaca")
+    return kind if isinstance(kind, str) else "defined in params.yaml"

@@ -1,0 +1,62 @@
+"""evaluate: the model before and after training, on the held-out rows and in replies to their prompts."""
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from axolotl_core.adapters.trained import load_trained
+from axolotl_core.artifacts import manifest
+from axolotl_core.evaluation.measure import measure
+from axolotl_core.evaluation.replies import prompts, reply
+from axolotl_core.models.load import Loaded, load_model
+from axolotl_core.models.pin import weights_folder
+from axolotl_core.tokens.tokenizer import read_tokenizer
+from axolotl_core.training.batches import open_rows
+from stages.run import Job, Result
+
+
+def run(job: Job) -> Result:
+    """evaluation/report.json and metrics/evaluate.json from adapter/, base/, packed/, tokens/ and tokenizer/."""
+    evaluation, machine = job.params.evaluation, job.params.machine
+    facts = manifest.read(job.input("packed"))
+    tokenizer = read_tokenizer(job.input("tokenizer"))
+    held_out, train = (open_rows(job.input("packed"), part, job.input("tokens"), facts, tokenizer.pad_id) for part in ("eval", "train"))
+    asked = prompts(held_out if len(held_out) else train, evaluation.eval_table_size)
+    base = weights_folder(job.input("base"), job.project.root, job.project.stats)
+    packed = facts["eval"]["samples"] > facts["eval"]["rows"]
+    settings: dict[str, Any] = {"vocabulary": tokenizer.size, "packed": packed}
+
+    def look(loaded: Loaded) -> dict[str, Any]:
+        size = evaluation.eval_batch_size or machine.micro_batch_size
+        numbers = measure(loaded.model, held_out, facts["datasets"], loaded.how, size)
+        ends = {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+        told = [reply(loaded.model, p.ids, max_new_tokens=evaluation.eval_table_max_new_tokens, **ends) for p in asked]
+        return {"numbers": numbers, "replies": [tokenizer.text(ids) for ids in told]}
+
+    tuned = load_trained(job.input("adapter"), base, machine, **settings)
+    after = look(tuned)
+    if hasattr(tuned.model, "disable_adapter"):
+        without: AbstractContextManager = tuned.model.disable_adapter()
+        untuned = tuned
+    else:
+        without, untuned = nullcontext(), load_model(base, machine, **settings)
+    with without:
+        before = look(untuned)
+    replies = [
+        {"dataset": facts["datasets"][p.dataset], "prompt": tokenizer.text(p.ids), "expected": tokenizer.text(p.expected), "before": b, "after": a}
+        for p, b, a in zip(asked, before["replies"], after["replies"], strict=True)
+    ]
+    report = {"before": before["numbers"], "after": after["numbers"], "replies": replies}
+    (job.out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    metrics = {when: report[when] for when in ("before", "after")}
+    job.also["metrics/evaluate.json"].write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    return Result({"replies": len(replies), "tokens": after["numbers"]["tokens"]}, said(before["numbers"], after["numbers"]))
+
+
+def said(before: dict[str, Any], after: dict[str, Any]) -> str:
+    if not after["tokens"]:
+        return "no held-out rows (packing.val_set_size), replies only"
+    return (
+        f"loss {before['loss']:.3f} → {after['loss']:.3f}, perplexity {before['perplexity']:.2f} → {after['perplexity']:.2f}, "
+        f"accuracy {before['accuracy']:.1%} → {after['accuracy']:.1%}"
+    )
