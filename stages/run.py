@@ -81,8 +81,9 @@ class Result:
     afterwards: Callable[[], None] = lambda: None
 
 
-def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False) -> None:
-    """Bring a stage up to date, and all it reads unless `only`; prints a line a stage."""
+def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False) -> int:
+    """Bring a stage up to date, and all it reads unless `only`; prints a line a stage, returns how many were run."""
+    built = 0
     targets = chosen(name, params.datasets)
     for step in targets if only else upstream(targets, params.datasets):
         key = key_of(project, params, step)
@@ -90,6 +91,8 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
             say(step, "up to date")
         else:
             say(step, build(project, params, step, key).said)
+            built += 1
+    return built
 
 
 def say(step: Step, told: str) -> None:

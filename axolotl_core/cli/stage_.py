@@ -33,6 +33,6 @@ def command(name: str, params: Path, overrides: tuple[str, ...], only: bool, for
             raise ParamsError(
                 f"dvc.yaml asks for revision {revision} of {step.stage.name}, this axolotl has {step.stage.revision}; run `axolotl upgrade`"
             )
-    run(project, whole, name, only=only, force=force)
-    if (project.root / ".dvc").is_dir() and "DVC_STAGE" not in os.environ:
+    built = run(project, whole, name, only=only, force=force)
+    if built and (project.root / ".dvc").is_dir() and "DVC_STAGE" not in os.environ:
         click.echo("DVC has not recorded this; `dvc commit` does, `dvc repro` would check it")

@@ -19,7 +19,7 @@ from typing import Any
 from axolotl_core.errors import DataError, ParamsError
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.prompts.conversation import conversation_of
-from axolotl_core.prompts.example import Example, Format, Row, text
+from axolotl_core.prompts.example import Example, Format, Row, text, text_or_empty
 
 COLUMNS = ("conversations",)
 
@@ -35,7 +35,7 @@ def load(data: Dataset, style: str | None) -> Format:
         system, messages = _messages(row["conversations"])
         if messages and messages[0].get("from") not in roles:
             messages = messages[1:]  # some dumps begin with a message of another role
-        return template.write(system, [(_role(message, roles), text(message, "value")) for message in messages])
+        return template.write(system, [(_role(message, roles), text_or_empty(message, "value")) for message in messages])
 
     return Format("sharegpt", COLUMNS, read)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import ModelError

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 from axolotl_core.artifacts.key import StatCache
 from axolotl_core.errors import ModelError
+from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.params.model import Model
 from axolotl_core.sources.place import Place, resolve
 

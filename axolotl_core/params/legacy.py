@@ -14,6 +14,7 @@ from axolotl_core.params.whole import SECTIONS, section_of
 
 RENAMED = {
     "push_to_hub_model_id": "hub_model_id",
+    "load_4bit": "load_in_4bit",
     "use_auth_token": "hf_use_auth_token",
     "eval_strategy": "evaluation_strategy",
 }

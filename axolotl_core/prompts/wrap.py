@@ -37,7 +37,9 @@ class Style:
         return Example((Segment(prompt), *self.answer(answer)))
 
     def answer(self, answer: str) -> tuple[Segment, ...]:
-        return (Segment(answer + self.close, train=True, end=not self.close),) if answer else ()
+        """The trained part; what closes it is not doubled where the data brings it along."""
+        closed = answer if self.close and answer.endswith(self.close) else answer + self.close
+        return (Segment(closed, train=True, end=not self.close),) if answer else ()
 
 
 STYLES = {

@@ -1,0 +1,107 @@
+"""The flat Axolotl YAML: nothing of it is silently ignored."""
+
+from pathlib import Path
+
+import pytest
+
+from axolotl_core.errors import ParamsError
+from axolotl_core.params.legacy import GONE, RENAMED, fate_of
+from axolotl_core.params.load import load
+from axolotl_core.params.whole import SECTIONS, section_of
+
+SEED_OPTIONS = (Path(__file__).parent / "seed_options.txt").read_text(encoding="utf-8").split()
+"""Every top-level option of Axolotl's README and code in October 2023."""
+FLAT = """\
+base_model: NousResearch/Llama-2-7b-hf
+is_llama_derived_model: true
+load_in_8bit: false
+datasets:
+  - path: data/a.jsonl
+    type: alpaca
+  - path: data/a.jsonl
+    type: completion
+  - path: org/b
+    name: [en, de]
+    type: sharegpt
+val_set_size: 0.01
+output_dir: ./out
+sequence_len: 4096
+adapter: lora
+lora_r: 32
+lora_target_modules:
+wandb_project:
+optimizer: adamw_hf
+learning_rate: 0.0002
+bf16: true
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+special_tokens:
+  pad_token: "</s>"
+"""
+
+
+def flat(tmp_path: Path, text: str = FLAT) -> Path:
+    path = tmp_path / "old.yml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("option", SEED_OPTIONS)
+def test_every_option_of_the_seed_is_kept_renamed_or_gone(option: str):
+    assert fate_of(option).fate in ("kept", "renamed", "gone")
+
+
+def test_an_option_is_in_one_place_only():
+    names = [o for name, kind in SECTIONS.items() if name != "datasets" for o in kind.model_fields]
+    assert len(names) == len(set(names))
+    assert not set(names) & (set(GONE) | set(RENAMED))
+    assert set(RENAMED.values()) <= set(names)
+
+
+def test_a_flat_file_is_read_as_it_is(tmp_path: Path):
+    params = load(flat(tmp_path))
+    assert params.model.base_model == "NousResearch/Llama-2-7b-hf"
+    assert (params.adapter.lora_r, params.packing.sequence_len, params.machine.micro_batch_size) == (32, 4096, 2)
+    assert params.tokenizer.special_tokens == {"pad_token": "</s>"}
+
+
+def test_data_sets_of_a_list_get_names(tmp_path: Path):
+    params = load(flat(tmp_path))
+    assert list(params.datasets) == ["a", "a-2", "b-en", "b-de"]
+    assert params.datasets["b-de"].name == "de"
+
+
+def test_the_removed_transformers_adamw_becomes_torchs(tmp_path: Path):
+    assert load(flat(tmp_path)).training.optimizer == "adamw_torch"
+
+
+def test_errors_of_a_flat_file_name_its_own_lines(tmp_path: Path):
+    path = flat(tmp_path, FLAT.replace("lora_r: 32", "lora_r: many"))
+    with pytest.raises(ParamsError, match=r"old\.yml:16: adapter\.lora_r: got 'many', wanted integer"):
+        load(path)
+
+
+def test_a_typo_of_a_flat_file_is_an_error(tmp_path: Path):
+    with pytest.raises(ParamsError, match=r"old\.yml:\d+: 'sequence_length' is no option .* did you mean 'sequence_len'"):
+        load(flat(tmp_path, FLAT.replace("sequence_len:", "sequence_length:")))
+
+
+def test_an_option_that_is_not_acted_on_yet_is_an_error(tmp_path: Path):
+    with pytest.raises(ParamsError, match=r"old\.yml:3: load_in_8bit is not acted on by this version; got true, works now: false"):
+        load(flat(tmp_path, FLAT.replace("load_in_8bit: false", "load_in_8bit: true")))
+
+
+def test_every_section_says_what_its_options_are_for():
+    import ast
+    import inspect
+
+    for name, kind in SECTIONS.items():
+        body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
+        for node, after in zip(body, [*body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign):
+                assert isinstance(after, ast.Expr), f"{name}.{node.target.id} has no docstring"  # type: ignore[union-attr]
+
+
+def test_section_of_knows_all():
+    assert section_of()["lora_r"] == "adapter"
+    assert "path" not in section_of()

@@ -1,0 +1,189 @@
+"""Every message about params.yaml, word for word."""
+
+from pathlib import Path
+
+import pytest
+
+from axolotl_core.errors import ParamsError
+from axolotl_core.params.load import load
+
+BASE = "datasets:\n  faq: {path: faq.jsonl}\nmodel:\n  base_model: x\n"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def message(tmp_path: Path, text: str, *overrides: str) -> str:
+    path = write(tmp_path, text)
+    with pytest.raises(ParamsError) as caught:
+        load(path, overrides)
+    return str(caught.value).replace(str(path), "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("adapter:\n  lora_rr: 3\n", "params.yaml:6: 'lora_rr' is no option of the section 'adapter'; did you mean 'lora_r'?"),
+        ("training:\n  lora_r: 3\n", "params.yaml:6: 'lora_r' is no option of the section 'training'; it belongs into the section 'adapter'"),
+        ("trainig: {}\n", "params.yaml:5: 'trainig' is no option of params.yaml's top level; did you mean 'training'?"),
+        ("lora_r: 3\n", "params.yaml:5: 'lora_r' is no option of params.yaml's top level; it belongs into the section 'adapter'"),
+        (
+            "export:\n  output_dir: x\n",
+            "params.yaml:6: 'output_dir' is no option of the section 'export'; it is gone: results lie in artifacts/adapter, "
+            "artifacts/merged and artifacts/export",
+        ),
+        (
+            "export:\n  push_to_hub_model_id: x\n",
+            "params.yaml:6: 'push_to_hub_model_id' is no option of the section 'export'; it is called 'hub_model_id' here",
+        ),
+        ('adapter:\n  lora_r: "8"\n', "params.yaml:6: adapter.lora_r: got '8', wanted integer; write the number without quotes"),
+        (
+            "training:\n  bf16: yes\n",
+            "params.yaml:6: training.bf16: got 'yes', wanted boolean or 'auto' or 'full'; YAML 1.2 knows true and false only",
+        ),
+        ("packing:\n  sequence_len: 0\n", "params.yaml:6: packing.sequence_len: got 0, wanted greater than or equal to 2"),
+        (
+            "packing:\n  excess_length: dorp\n",
+            "params.yaml:6: packing.excess_length: got 'dorp', wanted 'auto', 'drop', 'truncate' or 'split'; did you mean 'drop'?",
+        ),
+        (
+            "adapter:\n  relora_steps: 100\n",
+            "params.yaml:6: relora_steps is not acted on by this version; got 100, works now: unset",
+        ),
+        (
+            "training:\n  optimizer: lion_8bit\n",
+            "params.yaml:6: optimizer is not acted on by this version; got 'lion_8bit', works now: 'adamw_torch', 'adamw_torch_fused'",
+        ),
+        (
+            "training:\n  batch_size: 4\n  gradient_accumulation_steps: 2\n",
+            "params.yaml:7: gradient_accumulation_steps and batch_size are both set, and one follows from the other; remove one",
+        ),
+        (
+            "training:\n  batch_size: 3\nmachine:\n  micro_batch_size: 2\n",
+            "params.yaml:6: batch_size is 3, which micro_batch_size 2 does not divide",
+        ),
+        ("training:\n  warmup_steps: 1\n  warmup_ratio: 0.1\n", "params.yaml:7: warmup_ratio and warmup_steps are both set; remove one"),
+        (
+            "training:\n  max_steps: 9\n  warmup_steps: 9\n",
+            "params.yaml:7: warmup_steps is 9 but the run has 9 steps (max_steps); lower it",
+        ),
+        (
+            "training:\n  evaluation_strategy: steps\n",
+            "params.yaml:6: evaluation_strategy is 'steps' but eval_steps is unset; set it",
+        ),
+        (
+            "training:\n  evaluation_strategy: epoch\n  eval_steps: 3\n",
+            "params.yaml:7: eval_steps does nothing with evaluation_strategy 'epoch'",
+        ),
+        ("tracking:\n  save_strategy: steps\n", "params.yaml:6: save_strategy is 'steps' but save_steps is unset; set it"),
+        ("tracking:\n  save_strategy: no\n  save_steps: 3\n", "params.yaml:7: save_steps does nothing with save_strategy 'no'"),
+        (
+            "packing:\n  dataset_shard_num: 3\n",
+            "params.yaml:6: dataset_shard_num and dataset_shard_idx go together; set both or none",
+        ),
+        ("packing:\n  dataset_shard_num: 3\n  dataset_shard_idx: 3\n", "params.yaml:7: dataset_shard_idx is 3, wanted 0 to 2"),
+        ("packing:\n  val_set_size: 1.5\n", "params.yaml:6: val_set_size is 1.5, wanted a share below 1 or a whole number"),
+        (
+            "machine:\n  sdp_attention: true\n  eager_attention: true\n",
+            "params.yaml:7: sdp_attention and eager_attention are all true; a model has one kind of attention, keep one",
+        ),
+        (
+            "adapter:\n  lora_target_linear: true\n",
+            "params.yaml:6: lora_target_linear does nothing without an adapter; set adapter: lora or remove it",
+        ),
+    ],
+)
+def test_one_sentence_with_line_got_wanted_and_nearest_name(tmp_path: Path, text: str, wanted: str):
+    assert message(tmp_path, BASE + text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            "datasets:\n  faq: {path: x, typ: alpaca}\nmodel: {base_model: x}\n",
+            "params.yaml:2: 'typ' is no option of the section 'datasets'; did you mean 'type'?",
+        ),
+        (
+            "datasets:\n  faq: {path: x, type: {formt: y}}\nmodel: {base_model: x}\n",
+            "params.yaml:2: 'formt' is no option of the section 'datasets'; did you mean 'format'?",
+        ),
+        (
+            "datasets:\n  my faq: {path: x}\nmodel: {base_model: x}\n",
+            "params.yaml:1: data set name 'my faq' is not made of letters, digits, _ and - (DVC needs that)",
+        ),
+        (
+            "datasets:\n  faq: {path: x, conversation: chatml}\nmodel: {base_model: x}\n",
+            "params.yaml:2: conversation does nothing with type 'alpaca'; it is for sharegpt",
+        ),
+        (
+            "datasets:\n  faq: {path: x}\nmodel: {}\n",
+            "params.yaml:3: model.base_model is missing; wanted a hub repository, a folder, a .gguf file or package:NAME/FILE",
+        ),
+        ("datasets:\n  faq: {path: x}\nprompt: {}\n", "params.yaml: model is missing; wanted a section with base_model"),
+        (
+            "model:\n  base_model: x\n",
+            "params.yaml: datasets is missing; wanted a mapping from a name to a data set with path and type",
+        ),
+        ("- a\n- b\n", "params.yaml: got CommentedSeq, wanted a mapping of sections such as `model:`"),
+        ("model: [x\n", "params.yaml:2: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, wanted: str):
+    assert message(tmp_path, text) == wanted
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path):
+    with pytest.raises(ParamsError, match=r"no such file; `axolotl init DIR` makes a project with one"):
+        load(tmp_path / "params.yaml")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ParamsError, match="cannot be read"):
+        load(tmp_path / "params.yaml")
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path):
+    told = message(tmp_path, BASE + "adapter:\n  lora_rr: 3\npacking:\n  sequence_len: x\n")
+    assert len(told.splitlines()) == 2
+
+
+def test_yaml_is_read_as_1_2_like_dvc_does(tmp_path: Path):
+    params = load(write(tmp_path, BASE + "training:\n  learning_rate: 2e-5\n"))
+    assert params.training.learning_rate == 2e-5
+
+
+def test_sections_may_be_empty_or_missing(tmp_path: Path):
+    assert load(write(tmp_path, BASE + "export:\nmachine: {}\n")).packing.sequence_len == 2048
+
+
+@pytest.mark.parametrize("name", ["training.learning_rate", "learning_rate"])
+def test_set_takes_both_spellings(tmp_path: Path, name: str):
+    assert load(write(tmp_path, BASE), [f"{name}=1e-4"]).training.learning_rate == 1e-4
+
+
+def test_set_reaches_into_a_data_set(tmp_path: Path):
+    assert load(write(tmp_path, BASE), ["datasets.faq.type=completion"]).datasets["faq"].type == "completion"
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("lora_rr=3", "--set lora_rr=3: no option is called 'lora_rr'; did you mean 'lora_r'?"),
+        ("lora_r", "--set lora_r: got no '=', wanted option=value"),
+        ("adapter.lora_rr=3", "params.yaml: 'lora_rr' is no option of the section 'adapter'; did you mean 'lora_r'?"),
+        ("datasets.faq.path.x=3", "--set datasets.faq.path.x: path is not a section of params.yaml"),
+    ],
+)
+def test_wrong_overrides(tmp_path: Path, override: str, wanted: str):
+    assert message(tmp_path, BASE, override) == wanted
+
+
+def test_defaults_do_not_enter_the_identity(tmp_path: Path):
+    plain = load(write(tmp_path, BASE)).packing.identity()
+    spelled = load(write(tmp_path, BASE + "packing:\n  sequence_len: 2048\n")).packing.identity()
+    assert plain == spelled == {}

@@ -1,0 +1,127 @@
+"""The house stands as CONTRIBUTING.md draws it: floors, no cycles, one graph, quick help."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.graph import dvc_yaml
+from tests.conftest import REPOSITORY
+
+FLOORS = [
+    {"errors", "lookup"},
+    {"params", "artifacts"},
+    {"sources", "packing", "prompts"},
+    {"formats"},
+    {"tokens", "attention"},
+    {"models", "adapters"},
+    {"training", "evaluation", "release"},
+    {"stages"},
+    {"cli"},
+]
+"""A room imports from its own floor and from those above in this list."""
+
+
+def modules() -> dict[str, Path]:
+    files = [*(REPOSITORY / "axolotl_core").rglob("*.py"), *(REPOSITORY / "stages").rglob("*.py")]
+    return {".".join(f.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+
+
+def imports(file: Path, known: set[str]) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & known
+
+
+def floor(module: str) -> int:
+    room = module.split(".")[1] if module.startswith("axolotl_core.") else "stages"
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def rooms_and_files() -> dict[str, Path]:
+    return {m: f for m, f in modules().items() if f.name != "__init__.py"}
+
+
+def test_every_room_has_a_floor():
+    assert all(floor(module) >= 0 for module in rooms_and_files())
+
+
+def test_imports_go_down_only():
+    known = set(modules())
+    broken = [
+        f"{module} imports {used}"
+        for module, file in rooms_and_files().items()
+        for used in imports(file, known)
+        if modules()[used].name != "__init__.py" and floor(used) > floor(module)
+    ]
+    assert broken == []
+
+
+def test_no_import_cycle():
+    known = set(modules())
+    graph = {module: imports(file, known) - {module} for module, file in modules().items()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join((*path, module))
+        if module not in done:
+            for used in graph[module]:
+                visit(used, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_init_files_are_empty():
+    assert [str(f) for f in modules().values() if f.name == "__init__.py" and f.read_text(encoding="utf-8").strip()] == []
+
+
+def test_only_the_cli_knows_click_and_only_the_cli_calls_dvc():
+    outside = [f for m, f in rooms_and_files().items() if ".cli." not in m]
+    assert [str(f) for f in outside if "import click" in f.read_text(encoding="utf-8")] == []
+    assert [str(f) for f in outside if '"dvc"' in f.read_text(encoding="utf-8")] == []
+
+
+def test_no_broad_except():
+    for file in rooms_and_files().values():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, file
+                assert getattr(node.type, "id", "") not in ("Exception", "BaseException"), file
+
+
+def test_dvc_yaml_equals_the_stage_table():
+    assert (REPOSITORY / "dvc.yaml").read_text(encoding="utf-8") == dvc_yaml()
+
+
+def test_every_public_thing_has_a_docstring():
+    missing = []
+    for module, file in rooms_and_files().items():
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        if not ast.get_docstring(tree):
+            missing.append(module)
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node):
+                missing.append(f"{module}.{node.name}")
+    assert missing == []
+
+
+@pytest.mark.parametrize("heavy", ["torch", "transformers", "datasets", "dvc"])
+def test_commands_load_nothing_heavy_before_there_is_work(heavy: str):
+    code = (
+        "import sys; import axolotl_core.cli.main, axolotl_core.cli.stage_, axolotl_core.cli.check_, axolotl_core.cli.run_; "
+        f"sys.exit({heavy!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_needs_no_command_module():
+    code = "import sys; from axolotl_core.cli.main import main; main(['--help'], standalone_mode=False); sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
