@@ -1,0 +1,180 @@
+"""Packed rows: the same logits as the samples apart, on every backend and family that says it can."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+
+from axolotl_core import lookup
+from axolotl_core.artifacts.key import StatCache
+from axolotl_core.attention.choose import KINDS, choose
+from axolotl_core.attention.need import Need
+from axolotl_core.errors import ModelError, ParamsError
+from axolotl_core.models.load import grow_embeddings, load_model
+from axolotl_core.models.packing import block_mask, forward, self_test
+from axolotl_core.models.packs import FAMILIES, packs_of
+from axolotl_core.models.pin import pin_model, weights_folder
+from axolotl_core.params.machine import Machine
+from axolotl_core.params.model import Model
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPES = {
+    "llama": SMALL | {"intermediate_size": 48},
+    "mistral": SMALL | {"intermediate_size": 48, "num_key_value_heads": 2, "sliding_window": 4, "head_dim": 8},
+    "qwen2": SMALL | {"intermediate_size": 48, "num_key_value_heads": 2},
+    "gpt_neox": SMALL | {"intermediate_size": 48},
+    "phi": SMALL | {"intermediate_size": 48},
+    "phi3": SMALL | {"intermediate_size": 48, "pad_token_id": 0},
+    "stablelm": SMALL | {"intermediate_size": 48, "num_key_value_heads": 4},
+    "gpt2": {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4},
+    "gptj": {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+    "falcon": SMALL | {"alibi": False, "new_decoder_architecture": False},
+    "mpt": {"vocab_size": 64, "d_model": 32, "n_layers": 2, "n_heads": 4},
+}
+
+
+def random_model(family: str, attention: str):
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, **SHAPES[family])
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    for parameter in model.parameters():  # weights large enough that a leak would show
+        parameter.data.normal_(0, 0.2)
+    model.config.use_cache = False
+    return model.eval()
+
+
+def test_every_family_has_a_shape_here():
+    assert sorted(SHAPES) == lookup.names(FAMILIES)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", sorted(SHAPES))
+def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: str):
+    need = Need(transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(transformers.AutoConfig.for_model(family))], "cpu", True)
+    if lookup.find(KINDS, attention, "attention").fits(need) is not None:
+        with pytest.raises(ModelError, match="has no sdpa attention; use eager_attention"):
+            choose(Machine(sdp_attention=True), need)
+        assert choose(Machine(), need) == "eager"
+        return
+    model = random_model(family, attention)
+    how = packs_of(model.config).how
+    lengths = (7, 12, 5)
+    samples = [torch.randint(64, (1, n)) for n in lengths]
+    positions = [torch.arange(n)[None] for n in lengths]
+    packed = forward(model, torch.cat(samples, 1), torch.cat(positions, 1), how)
+    apart = torch.cat([forward(model, *pair, how) for pair in zip(samples, positions, strict=True)], 1)
+    assert float((packed - apart).abs().max()) < 1e-4
+    self_test(model, how)
+
+
+def test_the_self_test_finds_a_leak():
+    model = random_model("mpt", "eager")  # MPT has no position_ids, so positions alone do not keep samples apart
+    with pytest.raises(ModelError, match=r"packed samples see each other in MptForCausalLM: logits differ by .*; set packing.sample_packing: false"):
+        self_test(model, "positions")
+
+
+def test_falcon_with_alibi_says_that_it_cannot_be_packed():
+    assert packs_of(SimpleNamespace(model_type="falcon", alibi=True)).reason == "falcon with ALiBi (falcon-rw) lets packed samples see each other"
+
+
+def test_logits_are_made_where_they_are_asked_for():
+    model = random_model("llama", "sdpa")
+    ids, positions = torch.randint(64, (2, 9)), torch.arange(9).expand(2, 9)
+    keep = torch.tensor([1, 4, 8])
+    assert torch.allclose(forward(model, ids, positions, "positions", keep), forward(model, ids, positions, "positions")[:, keep], atol=1e-6)
+
+
+def test_the_block_mask_opens_a_sample_to_itself_and_the_past():
+    mask = block_mask(torch.tensor([[0, 1, 0, 1]]), torch.float32)[0, 0] == 0
+    assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+
+
+def test_attention_that_does_not_exist_is_told():
+    with pytest.raises(ParamsError, match="no attention backend is called 'spda'; did you mean 'sdpa'"):
+        lookup.find(KINDS, "spda", "attention backend")
+
+
+def test_new_embedding_rows_are_the_same_each_time(model_folder: Path):
+    rows = []
+    for _ in range(2):
+        torch.rand(3)  # whatever was drawn before
+        model = load_model(model_folder, Machine(device="cpu"), vocabulary=520, packed=False).model
+        rows.append(model.get_input_embeddings().weight[512:].clone())
+    assert rows[0].shape == (8, 32)
+    assert torch.equal(*rows)
+
+
+def test_embeddings_never_shrink(model_folder: Path):
+    model = load_model(model_folder, Machine(device="cpu"), vocabulary=10, packed=False).model
+    grow_embeddings(model, 10)
+    assert model.get_input_embeddings().num_embeddings == 512
+
+
+def test_a_model_that_is_no_language_model_is_told(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(ModelError, match="got a model of type 'vit', wanted one that transformers runs as a causal language model"):
+        load_model(tmp_path, Machine(device="cpu"), vocabulary=1, packed=False)
+
+
+def test_packing_a_family_that_cannot_be_packed_is_told(tmp_path: Path):
+    config = transformers.FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, alibi=True)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"falcon with ALiBi .*; set packing.sample_packing: false"):
+        load_model(tmp_path, Machine(device="cpu"), vocabulary=1, packed=True)
+
+
+def pinned(place: str, root: Path, out: Path) -> dict:
+    out.mkdir()
+    return pin_model(Model(base_model=place), root, out, token=False, stats=StatCache(root / "stat.json"))
+
+
+def test_a_folder_is_pinned_without_copying_its_weights(tmp_path: Path, model_folder: Path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    facts = pinned("./model", tmp_path, tmp_path / "base")
+    assert facts["family"] == "llama"
+    assert facts["parameters"] == sum(p.numel() for p in load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=False).model.parameters())
+    assert not list((tmp_path / "base").glob("*.safetensors"))
+    assert weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json")) == tmp_path / "model"
+
+
+def test_weights_that_changed_since_they_were_pinned_are_refused(tmp_path: Path, model_folder: Path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    pinned("./model", tmp_path, tmp_path / "base")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError, match=r"model.safetensors: the base model has changed since it was fetched; run `axolotl stage fetch-model`"):
+        weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json"))
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"model.safetensors: the base model is gone since it was fetched"):
+        weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json"))
+
+
+def test_a_checkpoint_without_safetensors_is_converted_once(tmp_path: Path, model_folder: Path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
+    (tmp_path / "old").mkdir()
+    model.config.save_pretrained(tmp_path / "old")
+    torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
+    assert pinned("./old", tmp_path, tmp_path / "base")["kind"] == "stored"
+    assert weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json")) == tmp_path / "base"
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("notes.gguf", "notes.gguf: got a file that is not GGUF, wanted a .gguf file, a folder or a hub repository"),
+        ("empty", "empty: holds no config.json, so it is no model that transformers can read"),
+        ("nobody/nothing", "nobody/nothing: the hub cannot be reached .*; fetch on a machine with a network"),
+    ],
+)
+def test_a_base_model_that_is_none_is_told(tmp_path: Path, name: str, told: str):
+    (tmp_path / "notes.gguf").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=told):
+        pinned(name, tmp_path, tmp_path / "base")

@@ -1,0 +1,96 @@
+"""What an edit of params.yaml re-runs, through the real dvc program. This is the table of the README."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import edit
+
+STAGES = {
+    "fetch@sums", "fetch@talks", "fetch-tokenizer", "fetch-model", "tokenize@sums", "tokenize@talks",
+    "pack", "train", "evaluate", "merge", "export",
+}  # fmt: skip
+
+
+def dvc(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def repro() -> set[str]:
+    """Names of the stages that ran."""
+    return {line.split("'")[1] for line in dvc("repro").splitlines() if line.startswith("Running stage")}
+
+
+def set_up(project: Path, axolotl) -> None:
+    """A git and DVC repository around the project, with the real dvc.yaml and `axolotl` on the PATH."""
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    dvc("init", "--quiet")
+    axolotl("upgrade", cwd=project)
+    (project / ".dvcignore").write_text(".axolotl/\n")
+
+
+def test_the_invalidation_table(project: Path, axolotl):
+    set_up(project, axolotl)
+    params = project / "params.yaml"
+    onward = {"evaluate", "merge", "export"}
+
+    assert repro() == STAGES
+    assert repro() == set(), "nothing changed, nothing runs"
+
+    edit(params, "dataset_processes: 1", "dataset_processes: 2\n  gradient_checkpointing: false")
+    edit(params, "tracking: {}", "tracking: {logging_steps: 2, save_total_limit: 1}")
+    assert repro() == set(), "machine and tracking say how, never what"
+
+    edit(params, "lora_r: 4", "lora_r: 2")
+    assert repro() == {"train"} | onward
+
+    edit(params, "sequence_len: 128", "sequence_len: 96")
+    assert repro() == {"pack", "train"} | onward
+
+    edit(params, "type: alpaca", "type: alpaca:chat")
+    assert repro() == {"fetch@sums", "tokenize@sums", "pack", "train"} | onward
+
+    edit(params, "eval_table_size: 1", "eval_table_size: 2")
+    assert repro() == {"evaluate"}
+
+    edit(params, "export: {}", "export: {save_safetensors: true}")
+    assert repro() == {"export"}
+
+    # a row is added: its own data set is fetched and tokenised again; the other one is looked at, and nothing more
+    with (project / "data" / "sums.jsonl").open("a") as file:
+        file.write('{"instruction": "Add 9 and 9.", "output": "18"}\n')
+    assert repro() == {"fetch@sums", "fetch@talks", "tokenize@sums", "pack", "train"} | onward
+
+    # and back again: everything comes out of DVC's run cache
+    edit(params, "lora_r: 2", "lora_r: 4")
+    assert repro() == {"train"} | onward
+    edit(params, "lora_r: 4", "lora_r: 2")
+    assert repro() == set(), "DVC has seen these inputs before"
+
+    shown = dvc("metrics", "show")
+    assert "artifacts/metrics/train.json" in shown
+    assert "after.accuracy" in shown
+    page = dvc("plots", "show", "--out", "plots").strip()
+    assert page.endswith("index.html")
+    assert "eval_loss" in (project / "plots" / "index.html").read_text()
+
+
+def test_axolotl_stage_and_dvc_agree_on_what_is_up_to_date(project: Path, axolotl):
+    set_up(project, axolotl)
+    told = axolotl("stage", "export", cwd=project).stdout
+    assert "DVC has not recorded this; `dvc commit` does" in told
+    axolotl("stage", "evaluate", cwd=project)
+    dvc("commit", "--force", "--quiet")
+    assert repro() == set()
+    assert "DVC has not recorded" not in axolotl("stage", "export", cwd=project).stdout
+
+
+def test_dvc_refuses_data_that_it_would_not_see_change(project: Path, axolotl):
+    set_up(project, axolotl)
+    (project / "data" / "sums.jsonl").rename(project / "sums.jsonl")
+    edit(project / "params.yaml", "data/sums.jsonl", "sums.jsonl")
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "fetch@sums"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "datasets.sums.path is sums.jsonl, outside the folder data/, so DVC would not see it change; move it there" in done.stderr

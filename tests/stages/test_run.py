@@ -1,0 +1,188 @@
+"""A stage: same bytes anywhere, up to date or not, inputs verified, nothing lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from axolotl_core.artifacts.manifest import artifact_digest
+from axolotl_core.errors import ArtifactError, DataError, MachineError
+from tests.conftest import edit, stage, write_jsonl
+
+
+def digests(project: Path, *names: str) -> list[str]:
+    return [artifact_digest(project / "artifacts" / name) for name in names]
+
+
+def test_bytes_are_equal_in_two_working_directories(project: Path, tmp_path_factory: pytest.TempPathFactory, axolotl):
+    names = ("raw/sums", "raw/talks", "tokenizer", "base", "tokens/sums", "tokens/talks", "packed", "adapter", "merged")
+    other = tmp_path_factory.mktemp("another place") / "deeper"
+    shutil.copytree(project, other)
+    for folder, seed in ((project, "1"), (other, "2")):
+        axolotl("stage", "merge", cwd=folder, env={**os.environ, "PYTHONHASHSEED": seed})
+    assert digests(project, *names) == digests(other, *names)
+
+
+def test_a_second_run_does_nothing(project: Path, capsys):
+    assert stage("pack") == 6
+    capsys.readouterr()
+    assert stage("pack") == 0
+    assert capsys.readouterr().out.count("up to date") == 6
+
+
+def test_an_edit_that_leaves_the_bytes_alone_stops_there(project: Path):
+    stage("pack")
+    rows = (project / "data" / "sums.jsonl").read_text().splitlines()
+    (project / "data" / "sums.jsonl").write_text("\n".join(row.replace(": ", ":  ") for row in rows))
+    assert stage("pack") == 1  # fetched again, to the same rows
+
+
+def test_force_runs_the_stage_itself_again(project: Path):
+    stage("pack")
+    assert stage("pack", force=True) == 1
+
+
+def test_only_needs_its_inputs(project: Path):
+    with pytest.raises(ArtifactError, match="artifacts/tokens/sums: is missing; run the stage that makes it"):
+        stage("pack", only=True)
+
+
+def test_a_damaged_input_is_refused_by_name(project: Path):
+    stage("pack")
+    part = project / "artifacts" / "tokens" / "sums" / "part-00000.arrow"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match=r"tokens/sums/part-00000.arrow: damaged artifact, got digest"):
+        stage("pack", "packing.sequence_len=64")
+
+
+def test_an_artifact_of_another_size_is_made_again(project: Path):
+    stage("pack")
+    (project / "artifacts" / "raw" / "sums" / "part-00000.arrow").write_bytes(b"")
+    assert stage("pack") == 1
+
+
+def test_data_sets_that_params_no_longer_name_are_pruned(project: Path):
+    stage("pack")
+    text = (project / "params.yaml").read_text()
+    begin, end = text.index("  talks:"), text.index("tokenizer:")
+    (project / "params.yaml").write_text(text[:begin] + text[end:])
+    stage("pack")
+    assert [p.name for p in (project / "artifacts" / "tokens").iterdir()] == ["sums"]
+    assert [p.name for p in (project / "artifacts" / "keys" / "raw").iterdir()] == ["sums.json"]
+
+
+def test_a_malformed_line_keeps_the_artifact_there_was(project: Path):
+    stage("pack")
+    before = digests(project, "raw/sums", "packed")
+    with (project / "data" / "sums.jsonl").open("a") as file:
+        file.write('{"instruction": \n')
+    with pytest.raises(DataError, match=r"data/sums.jsonl:25: malformed JSON: .*; it begins with '\{\"instruction\":'"):
+        stage("pack")
+    assert digests(project, "raw/sums", "packed") == before
+
+
+def test_a_row_that_does_not_fit_is_named_through_the_stage(project: Path):
+    write_jsonl(project / "data" / "sums.jsonl", [{"question": "a", "answer": "b"}])
+    with pytest.raises(DataError, match="data/sums.jsonl:1: format alpaca wants the field 'instruction', the row has question, answer"):
+        stage("pack")
+
+
+def test_an_empty_file_is_told(project: Path):
+    (project / "data" / "sums.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"data/sums.jsonl: the data set is empty, it has no row"):
+        stage("pack")
+
+
+def test_samples_that_are_all_too_long_are_told(project: Path):
+    with pytest.raises(DataError, match="no sample is left to pack: all are longer than sequence_len 4; raise it or set excess_length"):
+        stage("pack", "packing.sequence_len=4")
+
+
+def test_answers_that_are_all_cut_off_are_told(project: Path):
+    with pytest.raises(DataError, match="no token is trained: sequence_len 5 cuts every answer off; raise it"):
+        stage("pack", "packing.sequence_len=5", "packing.excess_length=truncate")
+
+
+def test_drops_by_length_are_counted_and_said(project: Path, capsys):
+    write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "a", "output": "b " * n} for n in (1, 2, 200)])
+    stage("pack", "packing.val_set_size=0")
+    manifest = json.loads((project / "artifacts" / "packed" / "manifest.json").read_text())
+    assert manifest["too_long"] == {"sums": {"samples": 1, "fate": "drop"}}
+    assert "sums: 1 samples over 128 tokens dropped" in capsys.readouterr().out
+
+
+def test_one_row_in_n_is_taken(project: Path):
+    stage("fetch@sums", "datasets.sums.shards=5")
+    assert json.loads((project / "artifacts" / "raw" / "sums" / "manifest.json").read_text())["rows"] == 5
+
+
+def test_a_full_disk_keeps_the_artifact_there_was(project: Path, axolotl):
+    stage("fetch@sums")
+    before = digests(project, "raw/sums")
+    write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "a" * 1000, "output": "b"}] * 200)
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000)); from axolotl_core.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "stage", "fetch@sums"], capture_output=True, text=True, check=False)
+    assert done.returncode == MachineError.exit_status
+    assert "raw/sums: the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert digests(project, "raw/sums") == before
+    assert list((project / ".axolotl" / "tmp").iterdir()) == []
+
+
+def test_a_mistake_has_no_traceback_and_a_status_of_its_own(project: Path, axolotl):
+    edit(project / "params.yaml", "lora_r: 4", "lora_rr: 4")
+    done = axolotl("stage", "train", cwd=project, status=2)
+    assert done.stderr == "axolotl: params.yaml:19: 'lora_rr' is no option of the section 'adapter'; did you mean 'lora_r'?\n"
+
+
+def test_dvc_yaml_of_another_version_is_told(project: Path, axolotl):
+    done = axolotl("stage", "fetch@sums", "--only", "--revision", "99", cwd=project, status=2)
+    assert done.stderr == "axolotl: dvc.yaml asks for revision 99 of fetch, this axolotl has 1; run `axolotl upgrade`\n"
+
+
+def test_a_flat_axolotl_yaml_runs_as_it_is(project: Path, axolotl):
+    (project / "old.yml").write_text(
+        "base_model: ./model\ndatasets:\n  - path: data/sums.jsonl\n    type: alpaca\nsequence_len: 64\nsample_packing: true\n"
+        "output_dir: ./out\nmicro_batch_size: 1\nadapter:\n"
+    )
+    assert "rows of 64" in axolotl("stage", "pack", "--params", "old.yml", cwd=project).stdout
+
+
+LONG = ("training.num_epochs=12", "tracking.save_steps=3", "tracking.save_total_limit=2")
+
+
+def test_kill_9_and_resume_gives_the_same_adapter_bytes_and_losses(project: Path, tmp_path_factory: pytest.TempPathFactory, axolotl):
+    options = [word for option in LONG for word in ("--set", option)]
+    other = tmp_path_factory.mktemp("killed") / "project"
+    shutil.copytree(project, other)
+    axolotl("stage", "train", *options, cwd=project)
+
+    axolotl("stage", "pack", cwd=other)
+    kills = 0
+    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train", *options]
+    for wanted in (3, 9):
+        process = subprocess.Popen(command, cwd=other, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not any(int(p.name[5:]) >= wanted for p in other.glob(".axolotl/runs/*/step-*")):
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills == 2
+    assert not (other / "artifacts" / "adapter").exists()
+    done = axolotl("stage", "train", *options, cwd=other)
+    assert "resumed from the checkpoint of step" in done.stdout
+    assert digests(project, "adapter") == digests(other, "adapter")
+    assert losses(project) == losses(other)
+    assert not list(other.glob(".axolotl/runs/*")), "checkpoints of a finished run are not needed any more"
+
+
+def losses(project: Path) -> list[list[str]]:
+    """The log without tokens/s, which is the machine's."""
+    return [line.split(",")[:-1] for line in (project / "artifacts" / "plots" / "train.csv").read_text().splitlines()]
