@@ -43,7 +43,13 @@ def run(job: Job) -> Result:
     with without:
         before = look(untuned)
     replies = [
-        {"dataset": facts["datasets"][p.dataset], "prompt": tokenizer.text(p.ids), "expected": tokenizer.text(p.expected), "before": b, "after": a}
+        {
+            "dataset": facts["datasets"][p.dataset],
+            "prompt": tokenizer.text(p.ids),
+            "expected": tokenizer.text(p.expected),
+            "before": b,
+            "after": a,
+        }
         for p, b, a in zip(asked, before["replies"], after["replies"], strict=True)
     ]
     report = {"before": before["numbers"], "after": after["numbers"], "replies": replies}

@@ -26,7 +26,9 @@ def run(job: Job) -> Result:
             too_long[name] = {"samples": long, "fate": excess}
     pieces = keep_shard(Pieces.join(found), packing)
     if len(pieces) == 0:
-        raise DataError(f"no sample is left to pack: all are longer than sequence_len {packing.sequence_len}; raise it or set excess_length")
+        raise DataError(
+            f"no sample is left to pack: all are longer than sequence_len {packing.sequence_len}; raise it or set excess_length"
+        )
     train, held_out = hold_out(pieces, packing.val_set_size, packing.shuffle_seed)
     eval_packed = packing.sample_packing if packing.eval_sample_packing is None else packing.eval_sample_packing
     facts: dict[str, Any] = {

@@ -1,10 +1,10 @@
 """How a stage is run: key, up to date or not, inputs verified, built aside, put in place whole.
 
-    1. key      stage, revision, the sections it declares, the content digests of its inputs
-    2. skip     if keys/<output>.json has this key and the artifact is the one it was written for
-    3. verify   every file of every input against its manifest
-    4. build    in .axolotl/tmp, by the stage's own function
-    5. publish  manifest last, fsync, rename; then metrics and plots; then the key file
+1. key      stage, revision, the sections it declares, the content digests of its inputs
+2. skip     if keys/<output>.json has this key and the artifact is the one it was written for
+3. verify   every file of every input against its manifest
+4. build    in .axolotl/tmp, by the stage's own function
+5. publish  manifest last, fsync, rename; then metrics and plots; then the key file
 """
 
 import importlib

@@ -123,5 +123,7 @@ def test_commands_load_nothing_heavy_before_there_is_work(heavy: str):
 
 
 def test_help_needs_no_command_module():
-    code = "import sys; from axolotl_core.cli.main import main; main(['--help'], standalone_mode=False); sys.exit('pydantic' in sys.modules)"
+    code = (
+        "import sys; from axolotl_core.cli.main import main; main(['--help'], standalone_mode=False); sys.exit('pydantic' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

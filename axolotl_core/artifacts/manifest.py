@@ -1,6 +1,6 @@
 """manifest.json: what an artifact holds. Content facts only, written last: its presence means the artifact is whole.
 
-    {"format": "tokens", "version": 1, "files": [{"file": "part-00000.arrow", "bytes": 520, "xxh3": "…"}], "rows": 3}
+{"format": "tokens", "version": 1, "files": [{"file": "part-00000.arrow", "bytes": 520, "xxh3": "…"}], "rows": 3}
 """
 
 import json

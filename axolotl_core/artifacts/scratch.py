@@ -1,8 +1,8 @@
 """Writing so that nothing is lost: build aside, flush to the disk, rename.
 
-    with building(final, scratch) as folder:    # .axolotl/tmp/<name>.<pid>
-        …write files…                            # an error or a kill here leaves `final` as it was
-        replace(folder / "artifact", final)      # now `final` is the new folder, whole
+with building(final, scratch) as folder:    # .axolotl/tmp/<name>.<pid>
+    …write files…                            # an error or a kill here leaves `final` as it was
+    replace(folder / "artifact", final)      # now `final` is the new folder, whole
 """
 
 import errno

@@ -12,7 +12,9 @@ from axolotl_core.release.chat import Chat, Sampling, open_chat
 
 @click.command("inference")
 @click.option("--params", "-p", type=click.Path(path_type=Path), default=PARAMS, show_default=True, help="The params file.")
-@click.option("--model", "which", type=click.Choice(["adapter", "merged", "base"]), default="adapter", show_default=True, help="Which model answers.")
+@click.option(
+    "--model", "which", type=click.Choice(["adapter", "merged", "base"]), default="adapter", show_default=True, help="Which model answers."
+)
 @click.option("--system", help="A system message; unset: the chat template's own.")
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the chat template.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True, help="Length of a reply, in tokens.")

@@ -20,7 +20,9 @@ def params_options(command: Any) -> Any:
     command = click.option(
         "overrides", "--set", multiple=True, metavar="OPTION=VALUE", help="Override an option, e.g. training.learning_rate=1e-4."
     )(command)
-    return click.option("--params", "-p", type=click.Path(path_type=Path), default=PARAMS, show_default=True, help="The params file.")(command)
+    return click.option("--params", "-p", type=click.Path(path_type=Path), default=PARAMS, show_default=True, help="The params file.")(
+        command
+    )
 
 
 def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Params]:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import ModelError
+from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.packs import packs_of
 from axolotl_core.params.machine import Machine
 
@@ -44,7 +44,9 @@ def load_model(weights: Path, machine: Machine, *, vocabulary: int, packed: bool
     """
     config = AutoConfig.from_pretrained(weights)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(f"{weights}: got a model of type '{config.model_type}', wanted one that transformers runs as a causal language model")
+        raise ModelError(
+            f"{weights}: got a model of type '{config.model_type}', wanted one that transformers runs as a causal language model"
+        )
     device = device_of(machine)
     attention = choose(machine, Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], device.type, packed))
     packs = packs_of(config)

@@ -76,7 +76,9 @@ def weights_folder(base: Path, root: Path, stats: StatCache) -> Path:
         file = folder / entry["file"]
         if not file.is_file() or stats.digest(file) != entry["xxh3"]:
             state = "has changed" if file.is_file() else "is gone"
-            raise ModelError(f"{file}: the base model {state} since it was fetched; run `axolotl stage fetch-model` (or `dvc repro -f fetch-model`)")
+            raise ModelError(
+                f"{file}: the base model {state} since it was fetched; run `axolotl stage fetch-model` (or `dvc repro -f fetch-model`)"
+            )
     return folder
 
 
@@ -98,7 +100,9 @@ def _convert_gguf(place: Place, out: Path) -> Path:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{place.text}: got a file that is not GGUF, wanted a .gguf file, a folder or a hub repository")
     dequantized = GgufConfig(dequantize=True)  # without it save_pretrained refuses the model
-    model = AutoModelForCausalLM.from_pretrained(place.local.parent, gguf_file=place.local.name, quantization_config=dequantized, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(
+        place.local.parent, gguf_file=place.local.name, quantization_config=dequantized, dtype="float32"
+    )
     _save(model, out)
     return out
 

@@ -1,6 +1,6 @@
 """packed/: the plan on disk. train/ and eval/ are tables with a row of training a row.
 
-    dataset [0, 0, 1]   sample [17, 4, 90]   start [0, 0, 0]   end [212, 80, 219]
+dataset [0, 0, 1]   sample [17, 4, 90]   start [0, 0, 0]   end [212, 80, 219]
 """
 
 from pathlib import Path

@@ -34,7 +34,7 @@ class Document:
 
     def set(self, where: Where, value: Any) -> None:
         """Put a value that came from the command line; its place is then `--set`."""
-        node = self.values
+        node: dict[Any, Any] = self.values
         for key in where[:-1]:
             node = node.setdefault(key, {})
             if not isinstance(node, dict):

@@ -34,7 +34,8 @@ GONE = {
     "strict": "an unknown option is always an error",
     "device_map": "the machine section says where the model runs",
 }
-EMPTY = (None, "", [], {}, False)
+NOTHING: dict[str, Any] = {"fsdp": None, "fsdp_config": {}, "special_tokens": {}, "tokens": []}
+"""What an empty `fsdp:` and the like mean here."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def fate_of(option: str) -> Fate:
 def _modern(option: str, value: Any) -> Any:
     if option == "optimizer" and value == "adamw_hf":  # transformers' own AdamW, removed there: the same update
         return "adamw_torch"
-    if option == "fsdp" and value in EMPTY or option in ("fsdp_config", "special_tokens", "tokens") and not value:
-        return {"fsdp": None, "tokens": []}.get(option, {})
+    if option in NOTHING and not value:
+        return NOTHING[option]
     return value
 
 

@@ -50,10 +50,7 @@ def override(document: Document, overrides: Sequence[str]) -> None:
 def validate(document: Document) -> Params:
     """Types and names by pydantic, then what is not built yet, then impossible pairs."""
     problems = [f"{document.place((key,))}: {told}" for key, told in _names(document.values)]
-    values = {
-        key: {} if value is None and key in SECTIONS and key != "datasets" else value
-        for key, value in document.values.items()
-    }
+    values = {key: {} if value is None and key in SECTIONS and key != "datasets" else value for key, value in document.values.items()}
     try:
         params = Params.model_validate(values)
     except ValidationError as error:

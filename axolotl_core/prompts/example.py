@@ -1,6 +1,6 @@
 """What a format makes of a row: text in segments, each trained or not.
 
-    Example((Segment("Below is …### Response:\\n"), Segment("2", train=True, end=True)))
+Example((Segment("Below is …### Response:\\n"), Segment("2", train=True, end=True)))
 """
 
 from collections.abc import Callable

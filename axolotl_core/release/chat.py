@@ -91,6 +91,8 @@ def open_chat(
         model = load_model(artifacts / "merged", machine, **settings).model
     else:
         base = weights_folder(artifacts / "base", root, stats)
-        loaded = load_model(base, machine, **settings) if which == "base" else load_trained(artifacts / "adapter", base, machine, **settings)
+        loaded = (
+            load_model(base, machine, **settings) if which == "base" else load_trained(artifacts / "adapter", base, machine, **settings)
+        )
         model = loaded.model
     return Chat(model.eval(), tokenizer, sampling, system, raw)

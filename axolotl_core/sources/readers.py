@@ -1,6 +1,6 @@
 """Files → rows, one reader a suffix. Each yields (line, row): line counts from 1, row is a dict.
 
-    data/faq.jsonl, line 3: {"instruction": "Add"}  →  (3, {"instruction": "Add"})
+data/faq.jsonl, line 3: {"instruction": "Add"}  →  (3, {"instruction": "Add"})
 """
 
 import csv
@@ -131,7 +131,7 @@ def _numbered(batches: Iterator[pa.RecordBatch]) -> Numbered:
 
 def _object(shown: str, line: int, row: Any) -> Row:
     if not isinstance(row, dict):
-        raise DataError(f"{shown}:{line}: got {_beginning(orjson.dumps(row))}, wanted an object such as {{\"instruction\": …}}")
+        raise DataError(f'{shown}:{line}: got {_beginning(orjson.dumps(row))}, wanted an object such as {{"instruction": …}}')
     return row
 
 

@@ -35,9 +35,7 @@ class Block:
     problems: list[str] = field(default_factory=list)
 
 
-def encode_block(
-    rows: list[SourceRow], first: int, format: Format, tokenizer: Tokenizer, *, train_on_inputs: bool = False
-) -> Block:
+def encode_block(rows: list[SourceRow], first: int, format: Format, tokenizer: Tokenizer, *, train_on_inputs: bool = False) -> Block:
     """Encode the rows whose index in raw/ begins at `first`."""
     block = Block(pa.record_batch([[], [], []], schema=SCHEMA))
     examples: list[Example] = []

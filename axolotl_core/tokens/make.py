@@ -90,6 +90,4 @@ def gguf_facts(path: Path) -> dict[str, Any]:
         "context_length": f"{architecture}.context_length",
         "chat_template": "tokenizer.chat_template",
     }
-    return {name: value[key]() if key in value else None for name, key in optional.items()} | {
-        "control": [(i, texts(i)) for i in control]
-    }
+    return {name: value[key]() if key in value else None for name, key in optional.items()} | {"control": [(i, texts(i)) for i in control]}

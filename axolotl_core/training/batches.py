@@ -28,7 +28,8 @@ class Batch:
 
     def __post_init__(self) -> None:
         shape = self.ids_BT.shape
-        assert len(shape) == 2 and all(t.shape == shape for t in (self.labels_BT, self.positions_BT, self.sets_BT))
+        assert len(shape) == 2
+        assert all(t.shape == shape for t in (self.labels_BT, self.positions_BT, self.sets_BT))
         first = self.positions_BT == 0
         assert bool(first[:, 0].all()), "a row begins with a sample"
         assert not bool((first & (self.labels_BT != UNTRAINED)).any()), "a sample's first label is trained by its neighbour"

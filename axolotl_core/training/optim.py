@@ -10,9 +10,7 @@ from axolotl_core.params.training import Training
 
 OPTIMIZERS: dict[str, Callable[[list[dict], Training], Optimizer]] = {
     "adamw_torch": lambda groups, t: AdamW(groups, t.learning_rate, (t.adam_beta1, t.adam_beta2), t.adam_epsilon),
-    "adamw_torch_fused": lambda groups, t: AdamW(
-        groups, t.learning_rate, (t.adam_beta1, t.adam_beta2), t.adam_epsilon, fused=True
-    ),
+    "adamw_torch_fused": lambda groups, t: AdamW(groups, t.learning_rate, (t.adam_beta1, t.adam_beta2), t.adam_epsilon, fused=True),
 }
 
 

@@ -64,7 +64,10 @@ def test_a_whole_artifact_passes(tmp_path: Path):
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda a: (a / "part.txt").write_text("hallo"), "part.txt: damaged artifact, got digest .*, wanted .*; delete .* and run its stage again"),
+        (
+            lambda a: (a / "part.txt").write_text("hallo"),
+            "part.txt: damaged artifact, got digest .*, wanted .*; delete .* and run its stage again",
+        ),
         (lambda a: (a / "part.txt").write_text("hell"), "part.txt: damaged artifact, got 4 bytes, wanted 5; delete"),
         (lambda a: (a / "part.txt").unlink(), "part.txt: damaged artifact, the file is gone; delete"),
         (lambda a: (a / "manifest.json").unlink(), "is not whole .it has no manifest.json.; run the stage that makes it"),
@@ -107,9 +110,10 @@ def test_a_full_disk_leaves_the_old_artifact(tmp_path: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(MachineError, match="the disk is full .*; the previous artifact was left as it was"), building(
-            tmp_path / "a", tmp_path / "tmp"
-        ) as folder:
+        with (
+            pytest.raises(MachineError, match="the disk is full .*; the previous artifact was left as it was"),
+            building(tmp_path / "a", tmp_path / "tmp") as folder,
+        ):
             (folder / "big").write_bytes(bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -74,19 +74,26 @@ def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: 
 
 def test_the_self_test_finds_a_leak():
     model = random_model("mpt", "eager")  # MPT has no position_ids, so positions alone do not keep samples apart
-    with pytest.raises(ModelError, match=r"packed samples see each other in MptForCausalLM: logits differ by .*; set packing.sample_packing: false"):
+    with pytest.raises(
+        ModelError, match=r"packed samples see each other in MptForCausalLM: logits differ by .*; set packing.sample_packing: false"
+    ):
         self_test(model, "positions")
 
 
 def test_falcon_with_alibi_says_that_it_cannot_be_packed():
-    assert packs_of(SimpleNamespace(model_type="falcon", alibi=True)).reason == "falcon with ALiBi (falcon-rw) lets packed samples see each other"
+    assert (
+        packs_of(SimpleNamespace(model_type="falcon", alibi=True)).reason
+        == "falcon with ALiBi (falcon-rw) lets packed samples see each other"
+    )
 
 
 def test_logits_are_made_where_they_are_asked_for():
     model = random_model("llama", "sdpa")
     ids, positions = torch.randint(64, (2, 9)), torch.arange(9).expand(2, 9)
     keep = torch.tensor([1, 4, 8])
-    assert torch.allclose(forward(model, ids, positions, "positions", keep), forward(model, ids, positions, "positions")[:, keep], atol=1e-6)
+    assert torch.allclose(
+        forward(model, ids, positions, "positions", keep), forward(model, ids, positions, "positions")[:, keep], atol=1e-6
+    )
 
 
 def test_the_block_mask_opens_a_sample_to_itself_and_the_past():
@@ -137,7 +144,9 @@ def test_a_folder_is_pinned_without_copying_its_weights(tmp_path: Path, model_fo
     shutil.copytree(model_folder, tmp_path / "model")
     facts = pinned("./model", tmp_path, tmp_path / "base")
     assert facts["family"] == "llama"
-    assert facts["parameters"] == sum(p.numel() for p in load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=False).model.parameters())
+    assert facts["parameters"] == sum(
+        p.numel() for p in load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=False).model.parameters()
+    )
     assert not list((tmp_path / "base").glob("*.safetensors"))
     assert weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json")) == tmp_path / "model"
 
@@ -147,7 +156,9 @@ def test_weights_that_changed_since_they_were_pinned_are_refused(tmp_path: Path,
     pinned("./model", tmp_path, tmp_path / "base")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(ModelError, match=r"model.safetensors: the base model has changed since it was fetched; run `axolotl stage fetch-model`"):
+    with pytest.raises(
+        ModelError, match=r"model.safetensors: the base model has changed since it was fetched; run `axolotl stage fetch-model`"
+    ):
         weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json"))
     weights.unlink()
     with pytest.raises(ModelError, match=r"model.safetensors: the base model is gone since it was fetched"):

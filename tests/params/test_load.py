@@ -27,7 +27,10 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
     ("text", "wanted"),
     [
         ("adapter:\n  lora_rr: 3\n", "params.yaml:6: 'lora_rr' is no option of the section 'adapter'; did you mean 'lora_r'?"),
-        ("training:\n  lora_r: 3\n", "params.yaml:6: 'lora_r' is no option of the section 'training'; it belongs into the section 'adapter'"),
+        (
+            "training:\n  lora_r: 3\n",
+            "params.yaml:6: 'lora_r' is no option of the section 'training'; it belongs into the section 'adapter'",
+        ),
         ("trainig: {}\n", "params.yaml:5: 'trainig' is no option of params.yaml's top level; did you mean 'training'?"),
         ("lora_r: 3\n", "params.yaml:5: 'lora_r' is no option of params.yaml's top level; it belongs into the section 'adapter'"),
         (

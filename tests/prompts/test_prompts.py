@@ -53,7 +53,9 @@ def test_roles_can_be_renamed():
 
 
 def test_a_system_prompt_of_the_yaml_stands_in_for_a_missing_one():
-    prompt = UserPrompt(system_prompt="Be brief.", system_format="[{system}] ", format="{instruction}|{input}|", no_input_format="{instruction}>")
+    prompt = UserPrompt(
+        system_prompt="Be brief.", system_format="[{system}] ", format="{instruction}|{input}|", no_input_format="{instruction}>"
+    )
     row = {"instruction": "q", "input": "i", "output": "a", "system": None}
     assert marked(row, type=prompt) == "[Be brief.] q|i|⟦a◼⟧"
     assert marked({"instruction": "q", "output": "a", "system": "S"}, type=prompt) == "[S] q>⟦a◼⟧"
@@ -65,16 +67,24 @@ def test_a_system_prompt_of_the_yaml_stands_in_for_a_missing_one():
         (
             {"question": "a", "answer": "b"},
             {},
-            "format alpaca wants the field 'instruction', the row has question, answer; a prompt of your own can be written as a mapping under `type:`",
+            "format alpaca wants the field 'instruction', the row has question, answer; a prompt of your own can be written as a mapping",
         ),
-        (talk(("human", "a"), ("gpt", "b")), {}, "format alpaca wants the field 'instruction', the row has conversations; the format 'sharegpt' would read it"),
+        (
+            talk(("human", "a"), ("gpt", "b")),
+            {},
+            "format alpaca wants the field 'instruction', the row has conversations; the format 'sharegpt' would read it",
+        ),
         ({}, {"type": "completion"}, "format completion wants the field 'text', the row has no field at all; a prompt of your own"),
         ({"instruction": None, "output": "x"}, {}, "field 'instruction' is null, wanted text"),
         ({"instruction": ["x"], "output": "x"}, {}, "field 'instruction' is a list, wanted text"),
         ({"instruction": {"x": 1}, "output": "x"}, {}, "field 'instruction' is an object, wanted text"),
-        (talk(("human", "a"), ("bot", "b")), {"type": "sharegpt"}, "a message is from 'bot', wanted human or gpt (field_human, field_model rename them)"),
+        (
+            talk(("human", "a"), ("bot", "b")),
+            {"type": "sharegpt"},
+            "a message is from 'bot', wanted human or gpt (field_human, field_model rename them)",
+        ),
         (talk(("human", "a")), {"type": "sharegpt"}, "field 'conversations' has 1 messages, wanted at least 2"),
-        ({"conversations": "x"}, {"type": "sharegpt"}, "field 'conversations' is no list of {\"from\", \"value\"}"),
+        ({"conversations": "x"}, {"type": "sharegpt"}, 'field \'conversations\' is no list of {"from", "value"}'),
     ],
 )
 def test_a_row_that_does_not_fit_says_what_it_has_and_who_would_read_it(row: dict, data: dict, told: str):
@@ -86,15 +96,27 @@ def test_a_row_that_does_not_fit_says_what_it_has_and_who_would_read_it(row: dic
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ({"type": "alpacca"}, "no format is called 'alpacca'; did you mean 'alpaca'?; there are alpaca, completion, sharegpt, user_defined"),
+        (
+            {"type": "alpacca"},
+            "no format is called 'alpacca'; did you mean 'alpaca'?; there are alpaca, completion, sharegpt, user_defined",
+        ),
         ({"type": "alpaca:caht"}, "no prompt style is called 'caht'; did you mean 'chat'?; there are instruct, chat, chatml"),
         ({"type": "alpaca.load_x"}, "the format alpaca has no 'load_x'; did you mean 'load'?; it has load"),
         ({"type": "completion:chat"}, "completion has no style, got 'completion:chat'; remove ':chat'"),
         ({"type": "sharegpt:x"}, "sharegpt has no style, got 'sharegpt:x'; choose the template with `conversation`"),
-        ({"type": "sharegpt", "conversation": "chatmll"}, "no conversation is called 'chatmll'; did you mean 'chatml'?; there are vicuna_v1.1, chatml"),
+        (
+            {"type": "sharegpt", "conversation": "chatmll"},
+            "no conversation is called 'chatmll'; did you mean 'chatml'?; there are vicuna_v1.1, chatml",
+        ),
         ({"type": "user_defined"}, "user_defined is written as a mapping under `type:`, with field_instruction, format and so on"),
-        ({"type": UserPrompt(format="{question}")}, "format: got the place {question}, wanted {input} and {instruction}; a literal brace is written twice"),
-        ({"type": UserPrompt(no_input_format="{")}, "no_input_format: Single '{' encountered in format string; a literal brace is written twice, {{ or }}"),
+        (
+            {"type": UserPrompt(format="{question}")},
+            "format: got the place {question}, wanted {input} and {instruction}; a literal brace is written twice",
+        ),
+        (
+            {"type": UserPrompt(no_input_format="{")},
+            "no_input_format: Single '{' encountered in format string; a literal brace is written twice, {{ or }}",
+        ),
     ],
 )
 def test_a_type_that_does_not_exist_is_told_before_any_row(data: dict, told: str):

@@ -133,7 +133,9 @@ def test_a_file_of_a_package_is_found_without_importing_it(tmp_path: Path, monke
     (package / "tiny.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
     assert resolve("package:fragile_models/tiny.gguf", tmp_path).path == package / "tiny.gguf"
-    with pytest.raises(DataError, match="package:fragile_models/big.gguf: the package fragile_models holds no file 'big.gguf'; it holds __init__.py"):
+    with pytest.raises(
+        DataError, match="package:fragile_models/big.gguf: the package fragile_models holds no file 'big.gguf'; it holds __init__.py"
+    ):
         resolve("package:fragile_models/big.gguf", tmp_path)
 
 

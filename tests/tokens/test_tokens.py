@@ -55,7 +55,11 @@ def test_labels_are_the_ids_where_they_are_trained(tokenizer: Tokenizer):
 def test_chatml_encodes_like_the_tokenizers_own_template(tokenizer_folder: Path, tokenizer: Tokenizer):
     from transformers import AutoTokenizer
 
-    messages = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Paris"}]
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Paris"},
+    ]
     wanted = AutoTokenizer.from_pretrained(tokenizer_folder).apply_chat_template(messages, tokenize=True, return_dict=False)
     assert encoded(TALK, tokenizer, type="sharegpt", conversation="chatml")[0] == wanted
 
@@ -94,7 +98,9 @@ def test_bytes_are_equal_for_one_and_four_processes_and_any_folder(tmp_path: Pat
         (tmp_path / name).mkdir()
         facts = written(tmp_path / name, rows, tokenizer_folder, processes)
         assert facts["dropped"] == {"no trained token": 929}
-        digests.add(tuple(digest_file(part) for part in (*parts(tmp_path / name / "tokens"), tmp_path / name / "tokens" / "rejected.jsonl")))
+        digests.add(
+            tuple(digest_file(part) for part in (*parts(tmp_path / name / "tokens"), tmp_path / name / "tokens" / "rejected.jsonl"))
+        )
     assert len(digests) == 1
 
 

@@ -249,7 +249,11 @@ def test_resuming_can_be_switched_off(model, tmp_path: Path):
 
 
 def test_two_processes_cannot_train_the_same_run(tmp_path: Path):
-    with checkpoint.locked(tmp_path), pytest.raises(TrainError, match=r"process \d+ is training this very run; wait for it"), checkpoint.locked(tmp_path):
+    with (
+        checkpoint.locked(tmp_path),
+        pytest.raises(TrainError, match=r"process \d+ is training this very run; wait for it"),
+        checkpoint.locked(tmp_path),
+    ):
         pass
 
 

