@@ -89,7 +89,7 @@ STAGES = (
         "stages.export:run",
         1,
         ("export",),
-        ("merged", "tokenizer", "metrics/train.json", "keys/raw", "keys/tokens", "keys/packed.json", "keys/base.json", "keys/adapter.json"),
+        ("merged", "tokenizer", "metrics/train.json", "keys/adapter.json"),
         "export",
     ),
 )

@@ -129,12 +129,8 @@ def inputs(project: Project, params: Params, step: Step) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Of an artifact: its manifest's. Of a single file: its bytes'. Of a folder of key files: theirs."""
-    if path.is_file():
-        return digest_file(path)
-    if path.parent.name == "keys" and path.is_dir():
-        return ",".join(f"{file.stem}:{digest_file(file)}" for file in sorted(path.glob("*.json")))
-    return manifest.artifact_digest(path)
+    """Of an artifact: its manifest's. Of a single file: its bytes'."""
+    return digest_file(path) if path.is_file() else manifest.artifact_digest(path)
 
 
 def up_to_date(project: Project, step: Step, key: str) -> bool:
@@ -152,8 +148,9 @@ def build(project: Project, params: Params, step: Step, key: str) -> Result:
     """Run the stage's function and publish what it made."""
     read = inputs(project, params, step)
     for path in read:
-        if (project.artifacts / path).is_dir() and not path.startswith("keys/"):
+        if (project.artifacts / path).is_dir():
             manifest.verify(project.artifacts / path)
+    ancestors = lineage(project, read)
     if step.stage.name == "pack":
         prune(project, params)
     module, _, function = step.stage.script.partition(":")
@@ -184,10 +181,31 @@ def build(project: Project, params: Params, step: Step, key: str) -> Result:
         "inputs": read,
         "output": digest,
         "versions": versions(),
+        "lineage": ancestors,
     }
     write_atomically(project.artifacts / step.key_file, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
     result.afterwards()
     return result
+
+
+def lineage(project: Project, read: Mapping[str, str]) -> dict[str, Any]:
+    """The records of all artifacts that the inputs were made of, by name: provenance, no part of any key.
+
+    Carried along from stage to stage, so that a machine which never saw the rows still knows them.
+    Raises ArtifactError for an input without its record, which a partial `dvc pull` can leave.
+    """
+    found: dict[str, Any] = {}
+    for path in read:
+        if (project.artifacts / path / manifest.FILE).is_file():
+            file = project.artifacts / "keys" / f"{path}.json"
+            try:
+                record = json.loads(file.read_text(encoding="utf-8"))
+                found |= record.pop("lineage") | {path: record}
+            except (OSError, ValueError, KeyError):
+                raise ArtifactError(
+                    f"{file}: missing or damaged, so the lineage would have a gap; `dvc pull {file}` or run its stage"
+                ) from None
+    return found
 
 
 def restricted(params: Params, step: Step) -> SimpleNamespace:

@@ -22,7 +22,7 @@ def command() -> None:
     write_atomically(path, new.encode())
     was, now = _revisions(old), _revisions(new)
     changed = [f"{name} {was.get(name, 'new')} → {revision}" for name, revision in now.items() if was.get(name) != revision]
-    click.echo(f"wrote dvc.yaml; stages that run again: {', '.join(changed) or 'none'}")
+    click.echo(f"wrote dvc.yaml; stages of another revision, which run again: {', '.join(changed) or 'none'}")
 
 
 def _revisions(text: str) -> dict[str, str]:

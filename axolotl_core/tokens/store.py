@@ -1,13 +1,16 @@
 """tokens/<data set>: written block by block with as many processes as one likes, read through memory maps.
 
+The tokenizers library runs on all cores by itself; a second thread here prepares one block while another is encoded.
+More processes pay off where there are so many cores that Python's part, a tenth of the work, holds the rest up.
+
 The bytes are those of one process: blocks are those of raw/, and they are written in their order.
 """
 
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,7 @@ from axolotl_core.sources.raw import read_raw
 from axolotl_core.tokens.encode import SCHEMA, UNTRAINED, Block, encode_block
 from axolotl_core.tokens.tokenizer import Tokenizer, read_tokenizer
 
-SMALL_BLOCKS = 4
-"""Up to so many blocks are encoded in this process: another one takes a second to start."""
+THREADS = 2
 MOST_PROBLEMS = 10
 
 
@@ -41,20 +43,25 @@ class Encoder:
 
     def blocks(self, processes: int) -> Iterator[Block]:
         """Every block in order."""
-        todo = _blocks_of(self.raw)
-        if processes == 1 or len(todo) <= SMALL_BLOCKS:
+        if processes == 1:
             worker = _Worker(self)
-            yield from (worker.encode(*block) for block in todo)
+            with ThreadPoolExecutor(THREADS) as pool:
+                yield from _in_order(pool, worker.encode, self.raw, THREADS)
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(self,)) as pool:
-            waiting: deque[Future[Block]] = deque()
-            for block in todo:
-                waiting.append(pool.submit(_encode, *block))
-                if len(waiting) > 2 * processes:  # bounds memory, however many blocks there are
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(self, processes)) as pool:
+            yield from _in_order(pool, _encode, self.raw, processes)
+
+
+def _in_order(pool: Executor, encode: Callable[[Path, int, int], Block], raw: Path, workers: int) -> Iterator[Block]:
+    """The encoded blocks in the order of raw/; only a few are on their way, which bounds memory."""
+    waiting: deque[Future[Block]] = deque()
+    for block in _blocks_of(raw):
+        waiting.append(pool.submit(encode, *block))
+        if len(waiting) > 2 * workers:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def write_tokens(out: Path, encoder: Encoder, processes: int) -> dict[str, Any]:
@@ -105,9 +112,9 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start(encoder: Encoder) -> None:
+def _start(encoder: Encoder, processes: int) -> None:
     global _worker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    os.environ["RAYON_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
     _worker = _Worker(encoder)
 
 
@@ -116,15 +123,14 @@ def _encode(part: Path, index: int, first: int) -> Block:
     return _worker.encode(part, index, first)
 
 
-def _blocks_of(folder: Path) -> list[tuple[Path, int, int]]:
+def _blocks_of(folder: Path) -> Iterator[tuple[Path, int, int]]:
     """(part, index of its batch, index of the batch's first row) of a table."""
-    found, first = [], 0
+    first = 0
     for part in parts(folder):
         reader = pa.ipc.open_file(pa.memory_map(str(part)))
         for i in range(reader.num_record_batches):
-            found.append((part, i, first))
+            yield part, i, first
             first += reader.get_batch(i).num_rows
-    return found
 
 
 @dataclass

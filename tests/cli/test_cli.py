@@ -106,7 +106,7 @@ def test_import_tells_what_does_not_run_yet(project: Path):
 
 def test_upgrade_tells_which_stages_run_again(project: Path):
     (project / "dvc.yaml").write_text(dvc_yaml().replace("pack --only --revision 1", "pack --only --revision 0"))
-    assert call("upgrade") == "wrote dvc.yaml; stages that run again: pack 0 → 1\n"
+    assert call("upgrade") == "wrote dvc.yaml; stages of another revision, which run again: pack 0 → 1\n"
     assert call("upgrade") == "dvc.yaml is up to date\n"
     assert (project / "dvc.yaml").read_text() == dvc_yaml()
 

@@ -61,6 +61,13 @@ def test_a_damaged_input_is_refused_by_name(project: Path):
         stage("pack", "packing.sequence_len=64")
 
 
+def test_a_gap_in_the_lineage_is_refused(project: Path):
+    stage("pack")
+    (project / "artifacts" / "keys" / "tokens" / "sums.json").unlink()
+    with pytest.raises(ArtifactError, match=r"keys/tokens/sums.json: missing or damaged, so the lineage would have a gap; `dvc pull "):
+        stage("pack", only=True, force=True)
+
+
 def test_an_artifact_of_another_size_is_made_again(project: Path):
     stage("pack")
     (project / "artifacts" / "raw" / "sums" / "part-00000.arrow").write_bytes(b"")
