@@ -12,7 +12,7 @@ quickstart: install
 	axolotl report
 
 test: install
-	pytest
+	pytest --numprocesses auto
 
 lint: install
 	ruff format --check .

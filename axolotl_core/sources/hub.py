@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from axolotl_core.errors import DataError
 
@@ -27,7 +27,7 @@ def read_hub(
     """
     try:
         found = datasets.load_dataset(repository, name, data_files=data_files, revision=revision, token=token or None)
-    except DatasetNotFoundError as error:
+    except (DatasetNotFoundError, RepositoryNotFoundError) as error:
         raise DataError(f"{repository}: neither a file or folder here nor a data set of the hub: {_one_line(error)}") from None
     except NO_NETWORK as error:
         raise DataError(f"{repository}: the hub cannot be reached ({_one_line(error)}); fetch on a machine with a network") from None
