@@ -9,7 +9,7 @@ import numpy as np
 
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.sources.files import files_of
+from axolotl_core.sources.files import files_of, fits
 from axolotl_core.sources.place import Place, resolve
 from axolotl_core.sources.raw import SourceRow, write_raw
 from axolotl_core.sources.readers import read_file
@@ -23,6 +23,7 @@ def dataset(job: Job) -> Result:
     """raw/<data set>: the rows as they came."""
     data: Dataset = job.params.dataset
     place = resolve(data.path, job.project.root)
+    fits(place, str(job.step.dataset), data)
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(place, job)
     facts = write_raw(job.out, _rows(place, data, job), data.path)
@@ -39,6 +40,7 @@ def tokenizer(job: Job) -> Result:
         job.out,
         revision=job.params.model.model_revision,
         token=job.params.machine.hf_use_auth_token,
+        kind=job.params.tokenizer.tokenizer_type,
         special_tokens=job.params.tokenizer.special_tokens,
         tokens=job.params.tokenizer.tokens,
     )

@@ -20,5 +20,5 @@ def test_every_command_named_exists_and_every_command_is_named_somewhere():
 
 def test_make_targets_named_exist():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"`?make ([a-z]+)`?", README.read_text(encoding="utf-8"))):
+    for target in set(re.findall(r"(?:`|    )make ([a-z]+)", README.read_text(encoding="utf-8"))):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target

@@ -12,7 +12,7 @@ from axolotl_core.models.packs import packs_of
 from axolotl_core.params.document import read
 from axolotl_core.params.legacy import is_flat
 from axolotl_core.params.whole import Params
-from axolotl_core.sources.files import files_of
+from axolotl_core.sources.files import files_of, fits
 from axolotl_core.sources.place import resolve
 from stages.graph import STAGES, dvc_yaml
 from stages.run import Project
@@ -39,6 +39,7 @@ def places(project: Project, params: Params, file: Path) -> list[str]:
     for name, data in params.datasets.items():
         try:
             place = resolve(data.path, project.root)
+            fits(place, name, data)
             if place.kind != "hub":
                 files_of(place, data)
         except AxolotlError as error:

@@ -20,7 +20,7 @@ from axolotl_core.artifacts.key import StatCache
 from axolotl_core.errors import ModelError
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.params.model import Model
-from axolotl_core.sources.place import Place, resolve
+from axolotl_core.sources.place import Place, only_hub, resolve
 
 PIN = "pin.json"
 SMALL = ("*.json", "*.txt", "LICENSE*")
@@ -33,6 +33,7 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool, stats: StatCa
     Raises ModelError: no network, no such repository, no model in it, not a GGUF file.
     """
     place = resolve(model.base_model, root)
+    only_hub(place, "model", {"model_revision": model.model_revision, "base_model_ignore_patterns": model.base_model_ignore_patterns})
     if place.kind == "file":
         pin: dict[str, Any] = {"kind": "stored", "place": place.text, "source": stats.digest(place.local)}
         folder = _convert_gguf(place, out)
@@ -54,6 +55,11 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool, stats: StatCa
         shutil.copyfile(resolve(model.base_model_config, root).local / "config.json", out / "config.json")
     (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    classes = config.get("architectures") or []
+    if model.model_type not in ("AutoModelForCausalLM", *classes):
+        raise ModelError(
+            f"model.model_type is {model.model_type}, but {place.text} holds {' '.join(classes) or 'no class name'}; remove it"
+        )
     return {"parameters": _parameters(folder), "family": config["model_type"], "kind": pin["kind"]}
 
 

@@ -18,8 +18,8 @@ class Model(Section):
     """Files of the hub repository that are not to be downloaded."""
     model_revision: str | None = None
     """Branch, tag or commit of the hub repository."""
-    model_type: Annotated[str, Built()] = "AutoModelForCausalLM"
-    """Class in transformers."""
+    model_type: str = "AutoModelForCausalLM"
+    """Class in transformers; another one than the model's own config names is an error."""
     trust_remote_code: Annotated[bool, Built()] = False
     """Run Python code that the model's repository carries."""
     resize_token_embeddings_to_32x: Annotated[bool, Built()] = False

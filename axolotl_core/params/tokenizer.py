@@ -10,7 +10,7 @@ class Tokenizer(Section):
 
     tokenizer_config: str | None = None
     """Hub repository, folder or GGUF to take the tokenizer from; unset: that of base_model."""
-    tokenizer_type: Annotated[str, Built("PreTrainedTokenizerFast")] = "AutoTokenizer"
+    tokenizer_type: str = "AutoTokenizer"
     """Class in transformers."""
     tokenizer_use_fast: Annotated[bool, Built()] = True
     """The tokenizers library encodes everything here; there are no slow twins."""

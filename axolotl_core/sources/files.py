@@ -2,9 +2,18 @@
 
 from pathlib import Path
 
-from axolotl_core.errors import DataError
+from axolotl_core.errors import DataError, ParamsError
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.sources.place import SUFFIXES, Place
+from axolotl_core.sources.place import SUFFIXES, Place, only_hub
+
+
+def fits(place: Place, name: str, data: Dataset) -> None:
+    """Raises ParamsError for options of data set `name` that do nothing where its rows lie."""
+    only_hub(place, f"datasets.{name}", {"name": data.name, "revision": data.revision, "train_on_split": data.train_on_split})
+    if place.kind == "file" and data.data_files:
+        raise ParamsError(f"datasets.{name}.data_files is set, but {place.text} is one file; remove it, or give the folder as path")
+    if place.kind == "hub" and data.ds_type:
+        raise ParamsError(f"datasets.{name}.ds_type is set, but {place.text} is a data set of the hub, which knows its own; remove it")
 
 
 def files_of(place: Place, data: Dataset) -> list[Path]:

@@ -6,11 +6,12 @@ never a request to the hub.
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from axolotl_core.errors import DataError
+from axolotl_core.errors import DataError, ParamsError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SUFFIXES = {
@@ -57,6 +58,15 @@ def resolve(text: str, root: Path) -> Place:
     if HUB_NAME.fullmatch(text) and Path(text).suffix.lower() not in FILE_SUFFIXES:
         return Place(text, "hub", None)
     raise DataError(f"{text}: no such file or folder (looked for {path})")
+
+
+def only_hub(place: Place, where: str, options: Mapping[str, object]) -> None:
+    """Raises ParamsError for an option that is set but means something for hub repositories only."""
+    for option, value in options.items():
+        if place.kind != "hub" and value:
+            raise ParamsError(
+                f"{where}.{option} is set, but {place.text} is a {place.kind} on this machine; {option} is for the hub, remove it"
+            )
 
 
 def _in_package(text: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+import transformers
 from gguf import GGUFReader, TokenType
 from tokenizers import pre_tokenizers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
@@ -33,12 +34,13 @@ def make_tokenizer(
     token: bool,
     special_tokens: Mapping[str, str],
     tokens: Sequence[str],
+    kind: str = "AutoTokenizer",
 ) -> int:
-    """Write the tokenizer to `out`; returns the size of its vocabulary.
+    """Write the tokenizer to `out`; returns the size of its vocabulary. kind: its class in transformers.
 
     Raises ModelError: nothing there that transformers can read, no network.
     """
-    tokenizer = _load(place, revision, token)
+    tokenizer = _load(place, revision, token, kind)
     if special_tokens:
         tokenizer.add_special_tokens({name: AddedToken(text, normalized=False) for name, text in special_tokens.items()})
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in tokens])
@@ -53,12 +55,15 @@ def make_tokenizer(
     return len(tokenizer)
 
 
-def _load(place: Place, revision: str | None, token: bool) -> PreTrainedTokenizerBase:
+def _load(place: Place, revision: str | None, token: bool, kind: str) -> PreTrainedTokenizerBase:
+    made_by = getattr(transformers, kind, None)
+    if not hasattr(made_by, "from_pretrained"):
+        raise ModelError(f"tokenizer.tokenizer_type: transformers has no tokenizer class '{kind}'; remove it")
     try:
         if place.kind == "file":
             return _from_gguf(place.local)
         source = place.text if place.kind == "hub" else str(place.local)
-        return AutoTokenizer.from_pretrained(source, revision=revision or "main", token=token or None)
+        return made_by.from_pretrained(source, revision=revision or "main", token=token or None)
     except (OSError, ValueError) as error:
         raise ModelError(f"{place.text}: transformers finds no tokenizer there: {' '.join(str(error).split())[:300]}") from None
 

@@ -189,3 +189,19 @@ def test_a_base_model_that_is_none_is_told(tmp_path: Path, name: str, told: str)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=told):
         pinned(name, tmp_path, tmp_path / "base")
+
+
+def test_a_class_that_the_model_is_not_is_told(tmp_path: Path, model_folder: Path):
+    for kind in ("AutoModelForCausalLM", "LlamaForCausalLM"):
+        (tmp_path / kind).mkdir()
+        pin_model(
+            Model(base_model=str(model_folder), model_type=kind), tmp_path, tmp_path / kind, token=False, stats=StatCache(tmp_path / "s")
+        )
+    with pytest.raises(ModelError, match=r"model.model_type is GPT2LMHeadModel, but .* holds LlamaForCausalLM; remove it"):
+        pin_model(
+            Model(base_model=str(model_folder), model_type="GPT2LMHeadModel"),
+            tmp_path,
+            tmp_path,
+            token=False,
+            stats=StatCache(tmp_path / "s"),
+        )

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from axolotl_core.errors import DataError
+from axolotl_core.errors import DataError, ParamsError
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.sources.files import files_of
+from axolotl_core.sources.files import files_of, fits
 from axolotl_core.sources.place import resolve
 from axolotl_core.sources.raw import SourceRow, read_raw, write_raw
 from axolotl_core.sources.readers import read_file
@@ -166,3 +166,27 @@ def test_a_folder_without_data_is_told(tmp_path: Path):
         files_of(resolve(".", tmp_path), Dataset(path="."))
     with pytest.raises(DataError, match=r"\.: data_files 'x\*' matches no file in the folder"):
         files_of(resolve(".", tmp_path), Dataset(path=".", data_files=["x*"]))
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "told"),
+    [
+        (
+            "a.jsonl",
+            {"revision": "main"},
+            "datasets.faq.revision is set, but a.jsonl is a file on this machine; revision is for the hub, remove it",
+        ),
+        (".", {"name": "en"}, "datasets.faq.name is set, but . is a folder on this machine; name is for the hub, remove it"),
+        ("a.jsonl", {"data_files": "b*"}, "datasets.faq.data_files is set, but a.jsonl is one file; remove it, or give the folder as path"),
+        (
+            "org/faq",
+            {"ds_type": "json"},
+            "datasets.faq.ds_type is set, but org/faq is a data set of the hub, which knows its own; remove it",
+        ),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_told(tmp_path: Path, place: str, options: dict, told: str):
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(ParamsError) as caught:
+        fits(resolve(place, tmp_path), "faq", Dataset(path=place, **options))
+    assert str(caught.value) == told

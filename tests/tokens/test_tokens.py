@@ -169,6 +169,13 @@ def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path):
         make_tokenizer(resolve(".", tmp_path), tmp_path, revision=None, token=False, special_tokens={}, tokens=[])
 
 
+def test_a_tokenizer_class_can_be_named(tmp_path: Path, tokenizer_folder: Path):
+    place, settings = resolve(str(tokenizer_folder), tmp_path), {"revision": None, "token": False, "special_tokens": {}, "tokens": []}
+    assert make_tokenizer(place, tmp_path, kind="PreTrainedTokenizerFast", **settings) == read_tokenizer(tokenizer_folder).size
+    with pytest.raises(ModelError, match=r"tokenizer.tokenizer_type: transformers has no tokenizer class 'LamaTokenizer'; remove it"):
+        make_tokenizer(place, tmp_path, kind="LamaTokenizer", **settings)
+
+
 def test_a_tokenizer_without_an_end_is_told(tmp_path: Path, tokenizer_folder: Path):
     for file in tokenizer_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
