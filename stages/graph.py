@@ -72,7 +72,7 @@ STAGES = (
         ("model", "adapter", "training"),
         ("packed", "tokens", "tokenizer", "base"),
         "adapter",
-        also=("metrics/train.json", "plots/train.csv"),
+        also=("metrics/train.json", "plots/train.csv", "plots/eval.csv"),
     ),
     Stage(
         "evaluate",
@@ -101,7 +101,7 @@ GROUPS = {"fetch": ("fetch", "fetch-tokenizer", "fetch-model")}
 def dvc_yaml() -> str:
     """dvc.yaml as the table says it. Whole sections are depended on: DVC removes outs before it finds that a param is missing."""
     lines = ["# Generated from the stage table by `axolotl upgrade`; edit params.yaml, not this file.", "stages:"]
-    metrics, plots = [], []
+    metrics = []
     for stage in STAGES:
         key = "${key}" if stage.each else ""
         name = f"{stage.name}@{key}" if stage.each else stage.name
@@ -118,16 +118,20 @@ def dvc_yaml() -> str:
         output = stage.output.replace("{}", key)
         lines += [f"{pad}outs:", *(f"{pad}  - {ARTIFACTS}/{path}" for path in (output, f"keys/{output}.json", *stage.also))]
         metrics += [f"{ARTIFACTS}/{path}" for path in stage.also if path.startswith("metrics/")]
-        plots += [f"{ARTIFACTS}/{path}" for path in stage.also if path.startswith("plots/")]
     lines += ["metrics:", *(f"  - {path}" for path in metrics), "plots:"]
-    for path in plots:
-        for title, columns in PLOTS.items():
-            lines += [f"  - {title}:", "      x: step", "      y:", f"        {path}: [{', '.join(columns)}]"]
+    for title, sources in PLOTS.items():
+        lines += [f"  - {title}:", "      x: step", f"      y_label: {title}", "      y:"]
+        lines += [f"        {ARTIFACTS}/{file}: {column}" for file, column in sources.items()]
     return "\n".join(lines) + "\n"
 
 
-PLOTS = {"loss": ("loss", "eval_loss"), "learning_rate": ("learning_rate",), "grad_norm": ("grad_norm",), "tokens_per_s": ("tokens_per_s",)}
-"""Plot → columns of plots/train.csv."""
+PLOTS = {
+    "loss": {"plots/train.csv": "loss", "plots/eval.csv": "eval_loss"},
+    "learning_rate": {"plots/train.csv": "learning_rate"},
+    "grad_norm": {"plots/train.csv": "grad_norm"},
+    "tokens_per_s": {"plots/train.csv": "tokens_per_s"},
+}
+"""Plot → {file: column}. Two files for the losses: DVC would draw an empty cell as 0."""
 
 
 def steps(datasets: Iterable[str]) -> list[Step]:

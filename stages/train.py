@@ -21,12 +21,12 @@ from axolotl_core.training.batches import open_rows
 from axolotl_core.training.loop import seed_everything, train
 from axolotl_core.training.plan import Plan
 from axolotl_core.training.precision import choose
-from axolotl_core.training.track import write_csv
+from axolotl_core.training.track import EVAL_COLUMNS, TRAIN_COLUMNS, write_csv
 from stages.run import Job, Result
 
 
 def run(job: Job) -> Result:
-    """adapter/, metrics/train.json and plots/train.csv from packed/, tokens/, tokenizer/ and base/."""
+    """adapter/, metrics/train.json, plots/train.csv and plots/eval.csv from packed/, tokens/, tokenizer/ and base/."""
     training, machine, adapter = job.params.training, job.params.machine, job.params.adapter
     facts = manifest.read(job.input("packed"))
     tokenizer = read_tokenizer(job.input("tokenizer"))
@@ -69,7 +69,8 @@ def run(job: Job) -> Result:
     )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     save(model, job, base)
-    write_csv(job.also["plots/train.csv"], outcome.log)
+    write_csv(job.also["plots/train.csv"], outcome.log, TRAIN_COLUMNS)
+    write_csv(job.also["plots/eval.csv"], outcome.log, EVAL_COLUMNS)
     metrics = summary(outcome.log) | {
         "steps": plan.total,
         "rows": plan.rows,

@@ -1,8 +1,9 @@
-"""What one sees of a run: a progress bar (lines where there is no terminal) and the rows of plots/train.csv."""
+"""What one sees of a run: a progress bar (lines where there is no terminal) and the rows of plots/train.csv and plots/eval.csv."""
 
 import csv
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from tqdm import tqdm
 
 from axolotl_core.training.step import Report
 
-COLUMNS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s")
+TRAIN_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
+EVAL_COLUMNS = ("step", "eval_loss")
 LINE_EVERY_S = 10.0
 
 
@@ -42,10 +44,7 @@ class Tracker:
 
     def evaluated(self, step: int, eval_loss: float) -> None:
         """The held-out loss after `step`; 0 is before training."""
-        if self.log and self.log[-1]["step"] == step:
-            self.log[-1]["eval_loss"] = eval_loss
-        else:
-            self.log.append({"step": step, "eval_loss": eval_loss})
+        self.log.append({"step": step, "eval_loss": eval_loss})
         self.say(f"step {step}/{self.total}  held-out loss {eval_loss:.4f}")
         self.last_step = time.monotonic()  # evaluation is no training time
 
@@ -62,12 +61,12 @@ class Tracker:
         self.bar.close()
 
 
-def write_csv(path: Path, log: list[dict[str, Any]]) -> None:
-    """The log as `dvc plots` draws it; a cell is empty where nothing was measured."""
+def write_csv(path: Path, log: list[dict[str, Any]], columns: Sequence[str]) -> None:
+    """The rows of the log that have these columns, as `dvc plots` draws them."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(log)
+        writer.writerows(row for row in log if row.keys() == set(columns))
 
 
 def _clock(seconds: float) -> str:

@@ -74,7 +74,10 @@ def test_the_invalidation_table(project: Path, axolotl):
     assert "after.accuracy" in shown
     page = dvc("plots", "show", "--out", "plots").strip()
     assert page.endswith("index.html")
-    assert "eval_loss" in (project / "plots" / "index.html").read_text()
+    drawn = (project / "plots" / "index.html").read_text()
+    assert "eval.csv::eval_loss" in drawn
+    assert [line.count(",") for line in (project / "artifacts" / "plots" / "eval.csv").read_text().splitlines()] == [1, 1, 1, 1]
+    assert ",," not in (project / "artifacts" / "plots" / "train.csv").read_text(), "DVC draws an empty cell as 0"
 
 
 def test_axolotl_stage_and_dvc_agree_on_what_is_up_to_date(project: Path, axolotl):

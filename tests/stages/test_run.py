@@ -192,4 +192,5 @@ def test_kill_9_and_resume_gives_the_same_adapter_bytes_and_losses(project: Path
 
 def losses(project: Path) -> list[list[str]]:
     """The log without tokens/s, which is the machine's."""
-    return [line.split(",")[:-1] for line in (project / "artifacts" / "plots" / "train.csv").read_text().splitlines()]
+    train, held_out = ((project / "artifacts" / "plots" / name).read_text().splitlines() for name in ("train.csv", "eval.csv"))
+    return [line.split(",")[:-1] for line in train] + [line.split(",") for line in held_out]
