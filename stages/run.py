@@ -106,14 +106,12 @@ def key_of(project: Project, params: Params, step: Step) -> str:
 
 def sections(params: Params, step: Step) -> dict[str, Any]:
     """The declared sections in their identity form; an `each` stage sees its own data set only."""
-    return {
-        name: params.datasets[step.dataset].identity()
-        if name == "datasets" and step.dataset
-        else {n: d.identity() for n, d in params.datasets.items()}
-        if name == "datasets"
-        else getattr(params, name).identity()
-        for name in step.stage.sections
-    }
+    found = {name: getattr(params, name) for name in step.stage.sections}
+    if step.dataset:
+        found["datasets"] = params.datasets[step.dataset]
+    elif "datasets" in found:
+        found["datasets"] = {name: data.identity() for name, data in params.datasets.items()}
+    return {name: section if isinstance(section, dict) else section.identity() for name, section in found.items()}
 
 
 def inputs(project: Project, params: Params, step: Step) -> dict[str, str]:

@@ -42,8 +42,7 @@ def command(old: Path, out: Path, force: bool) -> None:
         elif fate.fate == "gone":
             click.echo(f"  {fate.option:<28} gone     {fate.told}")
         else:
-            home = section_of().get(fate.told, fate.told)
-            name = fate.told if home == fate.told else f"{home}.{fate.told}"
+            name = fate.told if fate.told == "datasets" else f"{section_of()[fate.told]}.{fate.told}"
             click.echo(f"  {fate.option:<28} {fate.fate:<8} {name}")
     click.echo(f"wrote {out}")
     try:

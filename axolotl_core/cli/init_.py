@@ -37,9 +37,10 @@ def command(folder: Path, pipeline: str, remote: str | None) -> None:
     (folder / "dvc.yaml").write_text(dvc_yaml(), encoding="utf-8")
     _append(folder / ".gitignore", IGNORED_BY_GIT)
     _append(folder / ".dvcignore", IGNORED_BY_DVC)
-    for file in starter_data().iterdir():
-        if file.is_file() and not (folder / DATA / file.name).exists():
+    for file in starter_data().iterdir() if pipeline == DEFAULT else ():
+        if not (folder / DATA / file.name).exists():
             shutil.copyfile(file, folder / DATA / file.name)
+    (folder / DATA / ".gitkeep").touch()  # dvc.yaml depends on the folder, and git knows no empty one
     if not _inside_git(folder):
         _call(["git", "init", "--quiet"], folder)
     if not (folder / ".dvc").is_dir():

@@ -83,6 +83,7 @@ def test_import_writes_sections_and_tells_what_became_of_each_option(project: Pa
     told = call("import", "old.yml", "--out", "new.yaml")
     assert "  is_llama_derived_model       gone     the family is read from the model's own config\n" in told
     assert "  lora_r                       kept     adapter.lora_r\n" in told
+    assert "  adapter                      kept     adapter.adapter\n" in told
     assert "  output_dir                   gone     results lie in artifacts/adapter" in told
     assert told.endswith("wrote new.yaml\n")
     assert list(read(project / "new.yaml").values) == list(SECTIONS)
@@ -128,7 +129,8 @@ def test_init_makes_a_project_that_is_right(tmp_path: Path, monkeypatch: pytest.
 
 def test_init_inside_a_git_repository_makes_no_second_one(tmp_path: Path):
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    call("init", str(tmp_path / "below"))
+    call("init", str(tmp_path / "below"), "--from", "pythia-lora")
+    assert [p.name for p in (tmp_path / "below" / "data").iterdir()] == [".gitkeep"]
     assert not (tmp_path / "below" / ".git").exists()
     assert (tmp_path / "below" / ".dvc").is_dir()
 
