@@ -113,12 +113,14 @@ def _told(where: Where, group: Sequence[ErrorDetails]) -> str:
             return f"'{where[-1]}' is no option of {_owner(where)}{_nearest_option(where)}"
         case "missing":
             return f"{name} is missing; {WANTED.get(name, 'it has no default')}"
-    wanted = [d.get("ctx", {}).get("expected") or d["msg"] for d in group]
+    wanted = [WORDS.get(d["type"]) or d.get("ctx", {}).get("expected") or d["msg"] for d in group]
     wanted = [w.removeprefix("Input should be ").removeprefix("a valid ") for w in wanted]
     near = nearest(str(got), re.findall(r"'([^']*)'", " ".join(wanted)))
     return f"{name}: got {show(got)}, wanted {' or '.join(wanted)}{near or _hint(group[0]['type'], got)}"
 
 
+WORDS = {"model_type": "a mapping of options", "dict_type": "a mapping", "too_short": "at least one entry", "string_type": "text"}
+"""pydantic's kinds of errors whose own words are not for our users."""
 WANTED = {
     "model": "wanted a section with base_model",
     "model.base_model": "wanted a hub repository, a folder, a .gguf file or package:NAME/FILE",
@@ -128,7 +130,7 @@ WANTED = {
 
 def _is_branch(part: int | str) -> bool:
     """pydantic puts the tried branch of a union into the path: `str`, `UserPrompt`, `list[str]`, `literal[...]`."""
-    return isinstance(part, str) and bool(re.match(r"(str|int|float|bool|UserPrompt|(list|dict|literal|constrained)\b.*)$", part))
+    return isinstance(part, str) and bool(re.match(r"(\[key\]|str|int|float|bool|UserPrompt|(list|dict|literal|constrained)\b.*)$", part))
 
 
 def _owner(where: Where) -> str:
