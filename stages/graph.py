@@ -93,9 +93,13 @@ STAGES = (
         "export",
     ),
 )
-BY_NAME = {stage.name: stage for stage in STAGES}
 GROUPS = {"fetch": ("fetch", "fetch-tokenizer", "fetch-model")}
 """`axolotl stage fetch` means all three."""
+
+
+def sections_wanted() -> list[str]:
+    """Sections that dvc.yaml depends on, which must be there even if they are empty."""
+    return list(dict.fromkeys(section for stage in STAGES for section in stage.sections))
 
 
 def dvc_yaml() -> str:

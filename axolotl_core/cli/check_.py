@@ -14,7 +14,7 @@ from axolotl_core.params.legacy import is_flat
 from axolotl_core.params.whole import Params
 from axolotl_core.sources.files import files_of, fits
 from axolotl_core.sources.place import resolve
-from stages.graph import STAGES, dvc_yaml
+from stages.graph import dvc_yaml, sections_wanted
 from stages.run import Project
 
 
@@ -72,6 +72,6 @@ def dvc(project: Project, file: Path) -> list[str]:
         problems.append("dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`")
     values = read(file).values
     if not is_flat(values):
-        sections = dict.fromkeys(section for stage in STAGES for section in stage.sections)
-        problems += [f"{file}: has no section '{s}', which dvc.yaml depends on; add `{s}: {{}}`" for s in sections if s not in values]
+        missing = [section for section in sections_wanted() if section not in values]
+        problems += [f"{file}: has no section '{s}', which dvc.yaml depends on; add `{s}: {{}}`" for s in missing]
     return problems

@@ -16,7 +16,7 @@ from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import read
 from axolotl_core.params.legacy import is_flat, sectioned
 from axolotl_core.params.load import override
-from stages.graph import dvc_yaml
+from stages.graph import dvc_yaml, sections_wanted
 
 
 @click.command("run")
@@ -52,7 +52,7 @@ def activate(file: Path, target: Path, overrides: tuple[str, ...]) -> None:
     document = read(file)
     if is_flat(document.values):
         document = sectioned(document)
-    elif not overrides and all(section in document.values for section in ("tokenizer", "prompt", "export")):
+    elif not overrides and all(section in document.values for section in sections_wanted()):
         new = file.read_text(encoding="utf-8")  # as it is, with its comments
         return _write(target, new)
     override(document, overrides)
