@@ -1,7 +1,6 @@
 """evaluate: the model before and after training, on the held-out rows and in replies to their prompts."""
 
 import json
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from axolotl_core.adapters.trained import load_trained
@@ -33,15 +32,14 @@ def run(job: Job) -> Result:
         told = [reply(loaded.model, p.ids, max_new_tokens=evaluation.eval_table_max_new_tokens, **ends) for p in asked]
         return {"numbers": numbers, "replies": [tokenizer.text(ids) for ids in told]}
 
-    tuned = load_trained(job.input("adapter"), base, machine, **settings)
-    after = look(tuned)
-    if hasattr(tuned.model, "disable_adapter"):
-        without: AbstractContextManager = tuned.model.disable_adapter()
-        untuned = tuned
+    if manifest.read(job.input("adapter"))["kind"] == "full":  # one after the other: two whole models may not fit the device
+        before = look(load_model(base, machine, **settings))
+        after = look(load_trained(job.input("adapter"), base, machine, **settings))
     else:
-        without, untuned = nullcontext(), load_model(base, machine, **settings)
-    with without:
-        before = look(untuned)
+        tuned = load_trained(job.input("adapter"), base, machine, **settings)
+        after = look(tuned)
+        with tuned.model.disable_adapter():
+            before = look(tuned)
     replies = [
         {
             "dataset": facts["datasets"][p.dataset],

@@ -38,7 +38,7 @@ def tokenizer(job: Job) -> Result:
     size = make_tokenizer(
         resolve(source, job.project.root),
         job.out,
-        revision=job.params.model.model_revision,
+        revision=None if job.params.tokenizer.tokenizer_config else job.params.model.model_revision,
         token=job.params.machine.hf_use_auth_token,
         kind=job.params.tokenizer.tokenizer_type,
         special_tokens=job.params.tokenizer.special_tokens,
@@ -85,8 +85,8 @@ def _all_rows(place: Place, data: Dataset, job: Job) -> Iterator[SourceRow]:
         yield from (SourceRow(data.path, line, row) for line, row in numbered)
         return
     for path in files_of(place, data):
-        shown = path.relative_to(job.project.root) if path.is_relative_to(job.project.root) else path
-        yield from (SourceRow(str(shown), line, row) for line, row in read_file(path, str(shown), data.ds_type))
+        shown = data.path if place.kind == "file" else f"{data.path}/{path.relative_to(place.local)}"
+        yield from (SourceRow(shown, line, row) for line, row in read_file(path, shown, data.ds_type))
 
 
 def _watched_by_dvc(place: Place, job: Job) -> None:

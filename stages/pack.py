@@ -5,7 +5,7 @@ from typing import Any
 from axolotl_core.artifacts import manifest
 from axolotl_core.errors import DataError
 from axolotl_core.packing.index import write_rows
-from axolotl_core.packing.plan import Pieces, fit, hold_out, keep_shard, lay_out
+from axolotl_core.packing.plan import Pieces, fit, hold_out, keep_shard, lay_out, split
 from axolotl_core.params.packing import Packing
 from axolotl_core.tokens.store import Samples
 from stages.run import Job, Result
@@ -38,6 +38,7 @@ def run(job: Job) -> Result:
         "too_long": too_long,
     }
     for part, chosen, packed in (("train", train, packing.sample_packing), ("eval", held_out, eval_packed)):
+        chosen = split(chosen, packing.sequence_len)
         rows = lay_out(chosen, packing.sequence_len, packed)
         write_rows(job.out / part, rows)
         facts[part] = {"rows": len(rows), "samples": len(chosen), "tokens": int(chosen.lengths.sum())}

@@ -199,10 +199,16 @@ def lineage(project: Project, read: Mapping[str, str]) -> dict[str, Any]:
             try:
                 record = json.loads(file.read_text(encoding="utf-8"))
                 found |= record.pop("lineage") | {path: record}
+                written = record["output"]
             except (OSError, ValueError, KeyError):
                 raise ArtifactError(
                     f"{file}: missing or damaged, so the lineage would have a gap; `dvc pull {file}` or run its stage"
                 ) from None
+            if written != read[path]:
+                raise ArtifactError(
+                    f"{project.artifacts / path / manifest.FILE}: damaged artifact, it is not the manifest that its stage wrote; "
+                    "run the stage again"
+                )
     return found
 
 

@@ -15,7 +15,6 @@ from axolotl_core.models.load import device_of, load_model
 from axolotl_core.models.packing import self_test
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.params.machine import Machine
-from axolotl_core.params.training import Training
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import open_rows
 from axolotl_core.training.loop import seed_everything, train
@@ -46,7 +45,7 @@ def run(job: Job) -> Result:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     folder = job.project.scratch / "runs" / job.key
-    plan = Plan(len(rows), batch_size(training, machine, folder), training.num_epochs, training.seed, training.max_steps)
+    plan = Plan(len(rows), training.batch_size, training.num_epochs, training.seed, training.max_steps)
     print_arithmetic(plan, machine, facts, model, loaded.attention, precision)
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=loaded.model.device.type == "cpu")
 
@@ -86,17 +85,6 @@ def run(job: Job) -> Result:
         told += f", held out {metrics['eval_loss_before']:.3f} → {metrics['eval_loss_after']:.3f}"
     kind = adapter.adapter or "full"
     return Result({"kind": kind, "trained_parameters": trained}, told, lambda: shutil.rmtree(folder, ignore_errors=True))
-
-
-def batch_size(training: Training, machine: Machine, run: Path) -> int:
-    """Rows an optimizer step sees. Where it follows from accumulation, the first start decides and is recorded."""
-    if training.batch_size:
-        return training.batch_size
-    record = run / "batch_size"
-    if not record.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        record.write_text(str(machine.micro_batch_size * (training.gradient_accumulation_steps or 1)), encoding="utf-8")
-    return int(record.read_text(encoding="utf-8"))
 
 
 def print_arithmetic(plan: Plan, machine: Machine, facts: dict[str, Any], model: Any, attention: str, precision: str) -> None:

@@ -38,9 +38,13 @@ def attach(model: Any, adapter: Adapter) -> PeftModel:
                 known = ", ".join(sorted(_linear(model)))
                 raise ModelError(f"adapter.{option}: the model has no module '{name}'; its linear modules are {known}")
     try:
-        return get_peft_model(model, config)
+        attached = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"adapter: {' '.join(str(error).split())}; set lora_target_linear: true or lora_target_modules") from None
+    for parameter in attached.parameters():
+        if parameter.requires_grad:  # bf16 would round most updates of lora_modules_to_save away
+            parameter.data = parameter.data.float()
+    return attached
 
 
 def _linear(model: Any) -> set[str]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from axolotl_core.errors import MachineError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,14 +31,21 @@ def building(final: Path, scratch: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         yield folder
-    except OSError as error:
-        if error.errno in FULL:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if _is_full(error):
             raise MachineError(
-                f"{final}: the disk is full ({error.strerror}); the previous artifact was left as it was; free some space and run again"
+                f"{final}: the disk is full ({error}); the previous artifact was left as it was; free some space and run again"
             ) from None
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_full(error: Exception) -> bool:
+    """safetensors and torch report a full disk in words of their own."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"os error {number}" in str(error) for number in FULL) or "inline_container" in str(error)
 
 
 def replace(new: Path, final: Path) -> None:

@@ -71,7 +71,11 @@ def dvc(project: Project, file: Path) -> list[str]:
     if graph.read_text(encoding="utf-8") != dvc_yaml():
         problems.append("dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`")
     values = read(file).values
-    if not is_flat(values):
+    if is_flat(values):
+        problems.append(
+            f"{file}: is a flat Axolotl YAML, and DVC needs sections; `axolotl import {file} --out params.yaml --force` writes them"
+        )
+    else:
         missing = [section for section in sections_wanted() if section not in values]
         problems += [f"{file}: has no section '{s}', which dvc.yaml depends on; add `{s}: {{}}`" for s in missing]
     return problems

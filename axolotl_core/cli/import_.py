@@ -33,6 +33,8 @@ def command(old: Path, out: Path, force: bool) -> None:
     if unknown:
         known = [*section_of(), *GONE, *RENAMED]
         raise ParamsError("\n".join(f"{document.place((o,))}: '{o}' is no option of Axolotl{nearest(o, known)}" for o in unknown))
+    if not out.absolute().parent.is_dir():
+        raise ParamsError(f"{out}: the folder {out.parent} does not exist")
     if out.exists() and not force:
         raise ParamsError(f"{out}: is there already; --force replaces it, --out writes elsewhere")
     out.write_text(written(sectioned(document).values), encoding="utf-8")

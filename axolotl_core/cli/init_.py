@@ -30,6 +30,8 @@ def command(folder: Path, pipeline: str, remote: str | None) -> None:
     axolotl init my-project --from pythia-lora --remote s3://bucket/axolotl
     """
     source = template(pipeline)
+    if folder.is_file():
+        raise ParamsError(f"{folder}: is a file, wanted a folder to make the project in")
     if (folder / "params.yaml").exists() or (folder / "dvc.yaml").exists():
         raise ParamsError(f"{folder}: has a params.yaml or dvc.yaml already; choose an empty folder, or `axolotl upgrade` there")
     (folder / DATA).mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ def measure(model: Any, rows: RowSource, names: Sequence[str], how: str, batch_s
     for batch in rows.batches(range(len(rows)), batch_size):
         if batch.targets:
             loss_N, right_N, sets_N = losses(model, batch.to(model.device), how)
-            columns = torch.stack([loss_N.double(), right_N.double(), torch.ones_like(loss_N, dtype=torch.float64)], 1)
-            sums.index_add_(0, sets_N.cpu(), columns.cpu())
+            columns = torch.stack([loss_N, right_N.float(), torch.ones_like(loss_N)], 1).cpu().double()  # MPS has no float64
+            sums.index_add_(0, sets_N.cpu(), columns)
     model.train(training)
     each = {name: _facts(*row.tolist()) for name, row in zip(names, sums, strict=True)}
     return _facts(*sums.sum(0).tolist()) | {"datasets": each}

@@ -33,8 +33,8 @@ def load(data: Dataset, style: str | None) -> Format:
 
     def read(row: Row) -> Example:
         system, messages = _messages(row["conversations"])
-        if messages and messages[0].get("from") not in roles:
-            messages = messages[1:]  # some dumps begin with a message of another role
+        if messages[0].get("from") not in roles and len(messages) > 1 and roles.get(messages[1].get("from")) == "user":
+            messages = messages[1:]  # some dumps begin with a message of another role in front of the user's
         return template.write(system, [(_role(message, roles), text_or_empty(message, "value")) for message in messages])
 
     return Format("sharegpt", COLUMNS, read)

@@ -9,7 +9,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 
 from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
-from axolotl_core.errors import ModelError
+from axolotl_core.errors import MachineError, ModelError
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.packs import packs_of
 from axolotl_core.params.machine import Machine
@@ -28,8 +28,11 @@ class Loaded:
 
 
 def device_of(machine: Machine) -> torch.device:
-    """The device asked for, or the best there is."""
+    """The device asked for, or the best there is. Raises MachineError for one that this machine lacks."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if machine.device != "auto":
+        if not there[machine.device]:
+            raise MachineError(f"machine.device is {machine.device}, which this machine does not have; set it to auto or cpu")
         return torch.device(machine.device)
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -42,7 +45,10 @@ def load_model(weights: Path, machine: Machine, *, vocabulary: int, packed: bool
     The embeddings grow when the tokenizer has more tokens than they have rows, and never shrink.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
     """
-    config = AutoConfig.from_pretrained(weights)
+    try:
+        config = AutoConfig.from_pretrained(weights)
+    except ValueError as error:
+        raise ModelError(f"{weights}: transformers does not know this model: {' '.join(str(error).split())[:200]}") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
             f"{weights}: got a model of type '{config.model_type}', wanted one that transformers runs as a causal language model"

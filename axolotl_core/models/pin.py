@@ -8,21 +8,24 @@ GGUF file, or a checkpoint without safetensors, is converted once and its weight
 
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from axolotl_core.artifacts.key import StatCache
-from axolotl_core.errors import ModelError
+from axolotl_core.artifacts.scratch import FULL
+from axolotl_core.errors import DataError, ModelError
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.params.model import Model
 from axolotl_core.sources.place import Place, only_hub, resolve
 
 PIN = "pin.json"
+AGAIN = "run `axolotl stage fetch-model` (or `dvc repro -f fetch-model`)"
 SMALL = ("*.json", "*.txt", "LICENSE*")
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "LICENSE*"]
 
@@ -33,6 +36,15 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool, stats: StatCa
     Raises ModelError: no network, no such repository, no model in it, not a GGUF file.
     """
     place = resolve(model.base_model, root)
+    try:
+        return _pin(model, place, out, token, stats)
+    except (OSError, ValueError, SafetensorError, struct.error) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        raise ModelError(f"{place.text}: cannot be read as a model: {_one_line(error)}") from None
+
+
+def _pin(model: Model, place: Place, out: Path, token: bool, stats: StatCache) -> dict[str, Any]:
     only_hub(place, "model", {"model_revision": model.model_revision, "base_model_ignore_patterns": model.base_model_ignore_patterns})
     if place.kind == "file":
         pin: dict[str, Any] = {"kind": "stored", "place": place.text, "source": stats.digest(place.local)}
@@ -51,8 +63,6 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool, stats: StatCa
             pin = {"kind": "stored", "place": place.text, "commit": commit}
             _save(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), out)
             folder = out
-    if model.base_model_config:
-        shutil.copyfile(resolve(model.base_model_config, root).local / "config.json", out / "config.json")
     (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     classes = config.get("architectures") or []
@@ -70,10 +80,12 @@ def weights_folder(base: Path, root: Path, stats: StatCache) -> Path:
     """
     pin = json.loads((base / PIN).read_text(encoding="utf-8"))
     if pin["kind"] == "stored":
+        _same_source(pin, root, stats)
         return base
     if pin["kind"] == "hub":
         try:
-            folder = Path(snapshot_download(pin["place"], revision=pin["commit"], allow_patterns=HUB_FILES))
+            names = [entry["file"] for entry in pin["files"]]
+            folder = Path(snapshot_download(pin["place"], revision=pin["commit"], allow_patterns=[*names, *SMALL]))
         except (OSError, HfHubHTTPError) as error:
             raise ModelError(f"{pin['place']}: the weights are not on this machine and cannot be had: {_one_line(error)}") from None
     else:
@@ -82,18 +94,26 @@ def weights_folder(base: Path, root: Path, stats: StatCache) -> Path:
         file = folder / entry["file"]
         if not file.is_file() or stats.digest(file) != entry["xxh3"]:
             state = "has changed" if file.is_file() else "is gone"
-            raise ModelError(
-                f"{file}: the base model {state} since it was fetched; run `axolotl stage fetch-model` (or `dvc repro -f fetch-model`)"
-            )
+            raise ModelError(f"{file}: the base model {state} since it was fetched; {AGAIN}")
     return folder
 
 
-def _download(model: Model, token: bool) -> tuple[Path, str]:
-    ignore = model.base_model_ignore_patterns
+def _same_source(pin: dict[str, Any], root: Path, stats: StatCache) -> None:
+    """A GGUF file that is still on this machine must be the one that was converted; DVC does not watch it."""
     try:
-        folder = snapshot_download(
-            model.base_model, revision=model.model_revision, allow_patterns=HUB_FILES, ignore_patterns=ignore, token=token or None
-        )
+        place = resolve(pin["place"], root)
+    except DataError:
+        return  # another machine converted it
+    if "source" in pin and place.kind == "file" and stats.digest(place.local) != pin["source"]:
+        raise ModelError(f"{pin['place']}: the base model has changed since it was fetched; {AGAIN}")
+
+
+def _download(model: Model, token: bool) -> tuple[Path, str]:
+    settings: dict[str, Any] = {"revision": model.model_revision, "ignore_patterns": model.base_model_ignore_patterns, "token": token}
+    try:
+        folder = snapshot_download(model.base_model, allow_patterns=HUB_FILES, **settings)
+        if not any(Path(folder).glob("*.safetensors")):
+            folder = snapshot_download(model.base_model, allow_patterns=[*HUB_FILES, "*.bin"], **settings)
     except RepositoryNotFoundError:
         raise ModelError(f"{model.base_model}: neither a file or folder here nor a repository of the hub") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:

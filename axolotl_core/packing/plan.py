@@ -1,10 +1,11 @@
 """From the lengths of all samples to the rows of training and evaluation.
 
     1. shard      keep sample i where i modulo dataset_shard_num is dataset_shard_idx
-    2. fit        samples over sequence_len are dropped, cut or split; each drop is counted
+    2. fit        samples over sequence_len are dropped, cut, or kept to be split; each is counted
     3. shuffle    all data sets together, from shuffle_seed
     4. hold out   the first val_set_size of them
-    5. pack       best-fit decreasing, or one sample a row
+    5. split      what is still too long, after the hold-out: a text is on one side of it as a whole
+    6. pack       best-fit decreasing, or one sample a row
 
 The result names pieces of samples, it copies no token: another mixture or sequence_len costs megabytes and seconds.
 """
@@ -55,22 +56,24 @@ class Rows:
 
 
 def fit(dataset: int, lengths: np.ndarray, sequence_len: int, excess: str) -> tuple[Pieces, int]:
-    """Pieces of at most sequence_len tokens of one data set, and how many samples were too long.
+    """One piece a sample of one data set, and how many samples were too long.
 
-    excess: `drop`, `truncate` (its first sequence_len tokens) or `split` (consecutive pieces).
+    excess: `drop`, `truncate` (its first sequence_len tokens) or `split` (whole for now, `split` cuts it).
     """
     samples, long = np.arange(len(lengths)), lengths > sequence_len
-    if excess == "split":
-        each = -(-lengths // sequence_len)
-        samples = np.repeat(samples, each)
-        number = np.arange(len(samples)) - np.repeat(np.cumsum(each) - each, each)
-        start = number * sequence_len
-    else:
-        samples = samples[~long] if excess == "drop" else samples
-        start = np.zeros(len(samples), np.int64)
-    end = np.minimum(start + sequence_len, lengths[samples])
-    which = np.full(len(samples), dataset, np.int32)
-    return Pieces(which, samples.astype(np.int64), start.astype(np.int32), end.astype(np.int32)), int(long.sum())
+    samples = samples[~long] if excess == "drop" else samples
+    end = lengths[samples] if excess == "split" else np.minimum(sequence_len, lengths[samples])
+    which, start = np.full(len(samples), dataset, np.int32), np.zeros(len(samples), np.int32)
+    return Pieces(which, samples.astype(np.int64), start, end.astype(np.int32)), int(long.sum())
+
+
+def split(pieces: Pieces, sequence_len: int) -> Pieces:
+    """Consecutive pieces of at most sequence_len tokens: 9 tokens, sequence_len 4 → 0..4, 4..8, 8..9."""
+    each = -(-pieces.lengths // sequence_len)
+    whole = pieces[np.repeat(np.arange(len(pieces)), each)]
+    number = np.arange(len(whole)) - np.repeat(np.cumsum(each) - each, each)
+    start = (whole.start + number * sequence_len).astype(np.int32)
+    return Pieces(whole.dataset, whole.sample, start, np.minimum(start + sequence_len, whole.end).astype(np.int32))
 
 
 def hold_out(pieces: Pieces, size: float | int, seed: int) -> tuple[Pieces, Pieces]:

@@ -36,7 +36,9 @@ class Document:
         """Put a value that came from the command line; its place is then `--set`."""
         node: dict[Any, Any] = self.values
         for key in where[:-1]:
-            node = node.setdefault(key, {})
+            if node.get(key) is None:
+                node[key] = {}  # an empty section
+            node = node[key]
             if not isinstance(node, dict):
                 raise ParamsError(f"--set {'.'.join(map(str, where))}: {key} is not a section of {self.source}")
         node[where[-1]] = value
@@ -79,7 +81,8 @@ def scalar(text: str) -> Any:
 def _plain(node: Any, where: Where, lines: dict[Where, int]) -> Any:
     if isinstance(node, CommentedMap):
         for key in node:
-            lines[(*where, key)] = node.lc.key(key)[0] + 1
+            if key in node.lc.data:  # a key that `<<` merged in has no line of its own
+                lines[(*where, key)] = node.lc.key(key)[0] + 1
         return {key: _plain(value, (*where, key), lines) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
         for i in range(len(node)):

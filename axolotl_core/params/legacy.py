@@ -49,10 +49,10 @@ class Fate:
 
 def is_flat(values: dict[str, Any]) -> bool:
     """A sectioned file has at least one section besides `datasets` that is a mapping (or empty)."""
-    if isinstance(values.get("datasets"), list):
-        return True
     sections = [k for k, v in values.items() if k in SECTIONS and k != "datasets" and isinstance(v, dict)]
-    return not sections and any(key in section_of() or key in GONE or key in RENAMED for key in values)
+    return not sections and any(
+        key in section_of() or key in GONE or key in RENAMED or key == "datasets" for key in values if not isinstance(values[key], dict)
+    )
 
 
 def sectioned(document: Document) -> Document:
@@ -67,6 +67,8 @@ def sectioned(document: Document) -> Document:
         elif fate.told in section_of():
             if value is None and fate.told != "base_model":
                 continue  # Axolotl's examples leave unset options empty
+            if option == "base_model_config" and value == document.values.get("base_model"):
+                continue
             if value == "" and option in ("adapter", *(o for o in section_of() if o.startswith("wandb_"))):
                 continue
             home = (section_of()[fate.told], fate.told)

@@ -60,7 +60,17 @@ def validate(document: Document) -> Params:
         problems += [f"{document.place(where)}: {told}" for where, told in rules.broken(params)]
     if problems:
         raise ParamsError("\n".join(dict.fromkeys(problems)))
-    return params
+    return resolved(params)
+
+
+def resolved(params: Params) -> Params:
+    """batch_size in the place of gradient_accumulation_steps: the rows of a step are what, how they are cut is how."""
+    training = params.training
+    if training.batch_size is not None:
+        return params
+    rows = params.machine.micro_batch_size * (training.gradient_accumulation_steps or 1)
+    values = {"batch_size": rows, "gradient_accumulation_steps": None}
+    return params.model_copy(update={"training": training.model_copy(update=values)})
 
 
 def unbuilt(params: Params) -> Iterator[tuple[Where, str]]:
@@ -74,7 +84,8 @@ def unbuilt(params: Params) -> Iterator[tuple[Where, str]]:
             if built is None or value == default or _among(value, built.values):
                 continue
             works = ", ".join(show(v) for v in dict.fromkeys((default, *built.values)))
-            yield (*where, option), f"{option} is not acted on by this version; got {show(value)}, works now: {works}"
+            near = nearest(value, [v for v in (default, *built.values) if isinstance(v, str)]) if isinstance(value, str) else ""
+            yield (*where, option), f"{option} is not acted on by this version; got {show(value)}, works now: {works}{near}"
 
 
 def show(value: Any) -> str:
@@ -91,7 +102,8 @@ def _among(value: Any, values: tuple[Any, ...]) -> bool:
 
 
 def _names(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in values.get("datasets") or {}:
+    datasets = values.get("datasets")
+    for name in datasets if isinstance(datasets, dict) else ():
         if not NAME.fullmatch(str(name)):
             yield "datasets", f"data set name '{name}' is not made of letters, digits, _ and - (DVC needs that)"
 

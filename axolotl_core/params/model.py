@@ -12,8 +12,8 @@ class Model(Section):
 
     base_model: Annotated[str, Field(min_length=1)]
     """A hub repository, a folder, a `.gguf` file, or `package:NAME/FILE` for a file inside an installed package."""
-    base_model_config: str | None = None
-    """Where the model's config.json comes from; unset: base_model."""
+    base_model_config: Annotated[str | None, Built()] = None
+    """Where the model's config.json comes from; a flat YAML that names base_model here once more is understood."""
     base_model_ignore_patterns: str | list[str] | None = None
     """Files of the hub repository that are not to be downloaded."""
     model_revision: str | None = None

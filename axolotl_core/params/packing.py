@@ -24,7 +24,7 @@ class Packing(Section):
     """Samples over sequence_len: dropped, cut, or split into several; auto splits `completion` and drops the rest."""
     val_set_size: Annotated[float | int, Field(ge=0)] = 0
     """Samples held out for evaluation: a share below 1, or a count."""
-    shuffle_seed: int = 42
+    shuffle_seed: Annotated[int, Field(ge=0)] = 42
     """Seed of the shuffle that comes before the split and the packing."""
     dataset_shard_num: Annotated[int, Field(ge=1)] | None = None
     """Cut the samples into so many shards and keep one (dataset_shard_idx)."""

@@ -50,8 +50,8 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
     if len(chosen) > 1:
         yield ("machine", chosen[1]), f"{' and '.join(chosen)} are all true; a model has one kind of attention, keep one"
     if adapter.adapter is None:
-        for option in ("lora_target_modules", "lora_target_linear", "lora_modules_to_save"):
-            if getattr(adapter, option):
+        for option, value in adapter.identity().items():
+            if option.startswith("lora_") and value:
                 yield ("adapter", option), f"{option} does nothing without an adapter; set adapter: lora or remove it"
     for name, data in params.datasets.items():
         if isinstance(data.type, str):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 class Section(BaseModel):
     """One section of params.yaml. Values are taken as YAML 1.2 gives them: `"8"` is no int, `yes` is no bool."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
         """What enters a stage's key: the values that differ from their defaults, as plain JSON.

@@ -13,7 +13,7 @@ class Training(Section):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows an optimizer step sees, over all processes; accumulation follows from machine.micro_batch_size."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] | None = None
-    """Micro-batches a step, where batch_size is not given; unset: 1."""
+    """Micro-batches a step, where batch_size is not given: batch_size is then micro_batch_size times this; unset: 1."""
     num_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the training rows; fractions are allowed."""
     max_steps: Annotated[int, Field(ge=1)] | None = None

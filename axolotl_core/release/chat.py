@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, TextIteratorStreamer
 
 from axolotl_core.adapters.trained import load_trained
@@ -60,13 +61,25 @@ class Chat:
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         settings = self.sampling.settings() | {"streamer": streamer, "use_cache": True, "pad_token_id": self.tokenizer.pad_token_id}
         settings |= {"eos_token_id": self.tokenizer.eos_token_id, "attention_mask": torch.ones_like(ids_1T)}
-        thread = threading.Thread(target=self.model.generate, kwargs={"input_ids": ids_1T, **settings}, daemon=True)
+        failed: list[BaseException] = []
+
+        def generate() -> None:
+            try:
+                self.model.generate(input_ids=ids_1T, **settings)
+            except (RuntimeError, ValueError, IndexError) as error:
+                failed.append(error)
+            finally:
+                streamer.end()  # whatever happens, the reader below must not wait for ever
+
+        thread = threading.Thread(target=generate, daemon=True)
         thread.start()
         said = ""
         for piece in streamer:
             said += piece
             yield piece
         thread.join()
+        if failed:
+            raise ModelError(f"no reply could be made: {' '.join(str(failed[0]).split())[:200]}")
         self.messages.append({"role": "assistant", "content": said})
 
     def _ids(self, prompt: str) -> torch.Tensor:
@@ -74,7 +87,10 @@ class Chat:
             ids = self.tokenizer(prompt)["input_ids"]
         else:
             self.messages.append({"role": "user", "content": prompt})
-            text = self.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, tokenize=False)
+            try:
+                text = self.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, tokenize=False)
+            except TemplateError as error:
+                raise ModelError(f"the chat template refuses these messages: {error}") from None
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor([ids], device=self.model.device)
 

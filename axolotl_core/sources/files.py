@@ -32,6 +32,8 @@ def files_of(place: Place, data: Dataset) -> list[Path]:
         return sorted(found)
     found = []
     for pattern in globs:
+        if not pattern or pattern.startswith("/"):
+            raise DataError(f"{place.text}: data_files '{pattern}' is no glob relative to the folder")
         matched = sorted(p for p in place.local.glob(pattern) if p.is_file())
         if not matched:
             raise DataError(f"{place.text}: data_files '{pattern}' matches no file in the folder")

@@ -26,7 +26,7 @@ def read_hub(
     Raises DataError: no such repository, no such configuration or split, no network.
     """
     try:
-        found = datasets.load_dataset(repository, name, data_files=data_files, revision=revision, token=token or None)
+        found = datasets.load_dataset(repository, name, data_files=data_files, revision=revision, token=token)
     except (DatasetNotFoundError, RepositoryNotFoundError) as error:
         raise DataError(f"{repository}: neither a file or folder here nor a data set of the hub: {_one_line(error)}") from None
     except NO_NETWORK as error:

@@ -19,6 +19,7 @@ from axolotl_core.sources.place import SUFFIXES
 Row = dict[str, Any]
 Numbered = Iterator[tuple[int, Row]]
 READ_ROWS = 1000
+csv.field_size_limit(2**31 - 1)  # the default is too short for documents
 
 
 def read_json(path: Path, shown: str) -> Numbered:
@@ -61,7 +62,7 @@ def read_csv(path: Path, shown: str) -> Numbered:
 
 def read_text(path: Path, shown: str) -> Numbered:
     """Each line that is not empty is a row {"text": line}."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         try:
             for line, text in enumerate(file, 1):
                 if text.strip():
@@ -73,7 +74,7 @@ def read_text(path: Path, shown: str) -> Numbered:
 def read_parquet(path: Path, shown: str) -> Numbered:
     try:
         yield from _numbered(pq.ParquetFile(path).iter_batches(batch_size=READ_ROWS))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{shown}: not a parquet file: {error}") from None
 
 
@@ -88,7 +89,10 @@ def read_arrow(path: Path, shown: str) -> Numbered:
             batches = iter(pa.ipc.open_stream(pa.memory_map(str(path))))
         except pa.ArrowInvalid as error:
             raise DataError(f"{shown}: not an Arrow file: {error}") from None
-    yield from _numbered(batches)
+    try:
+        yield from _numbered(batches)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{shown}: a damaged Arrow file: {error}") from None
 
 
 READERS: dict[str, Callable[[Path, str], Numbered]] = {

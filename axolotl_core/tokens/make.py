@@ -1,6 +1,7 @@
 """tokenizer/: made from a hub repository, a folder or a GGUF file, with the tokens of params.yaml added."""
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def make_tokenizer(
     path = out / "tokenizer_config.json"
     config = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in MACHINE_FACTS}
     path.write_text(json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    return len(tokenizer)
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def _load(place: Place, revision: str | None, token: bool, kind: str) -> PreTrainedTokenizerBase:
@@ -63,8 +64,8 @@ def _load(place: Place, revision: str | None, token: bool, kind: str) -> PreTrai
         if place.kind == "file":
             return _from_gguf(place.local)
         source = place.text if place.kind == "hub" else str(place.local)
-        return made_by.from_pretrained(source, revision=revision or "main", token=token or None)
-    except (OSError, ValueError) as error:
+        return made_by.from_pretrained(source, revision=revision or "main", token=token)
+    except (OSError, ValueError, struct.error) as error:
         raise ModelError(f"{place.text}: transformers finds no tokenizer there: {' '.join(str(error).split())[:300]}") from None
 
 

@@ -21,7 +21,8 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        return int(self.backend.get_vocab_size(with_added_tokens=True))
+        """Rows that the embeddings need: the largest id and one."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def decode(self, ids: list[int]) -> str:
         """The text with its special tokens."""

@@ -78,9 +78,18 @@ def restore(run: Path, model: Any, optimizer: torch.optim.Optimizer) -> tuple[in
             optimizer.load_state_dict(state["optimizer"])
             _set_random_state(state["random"])
             record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            forget(run, after=step)
             return step, record["log"], told
         told.append(f"checkpoint {folder} is damaged ({bad}); the one before is used")
+    forget(run, after=0)
     return 0, [], told
+
+
+def forget(run: Path, after: int) -> None:
+    """Remove the checkpoints of later steps: damaged ones, or those of a run that is not gone on with."""
+    for step in steps(run):
+        if step > after:
+            shutil.rmtree(run / f"step-{step}")
 
 
 def damaged(folder: Path) -> str | None:

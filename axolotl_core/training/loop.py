@@ -58,7 +58,9 @@ def train(
     optimizer = make_optimizer(model.named_parameters(), training)
     with checkpoint.locked(run):
         seed_everything(training.seed)
-        done, log, told = checkpoint.restore(run, model, optimizer) if tracking.auto_resume_from_checkpoints else (0, [], [])
+        if not tracking.auto_resume_from_checkpoints:
+            checkpoint.forget(run, after=0)
+        done, log, told = checkpoint.restore(run, model, optimizer)
         wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
         tracker = Tracker(plan.total, done, log, tracking.logging_steps)
         for sentence in told:

@@ -28,7 +28,7 @@ class Plan:
 
     @property
     def total(self) -> int:
-        steps = max(1, math.ceil(self.steps_per_epoch * self.epochs))
+        steps = max(1, math.ceil(self.steps_per_epoch * self.epochs - 1e-9))
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def rows_of(self, step: int) -> list[int]:

@@ -121,6 +121,21 @@ def test_a_full_disk_leaves_the_old_artifact(tmp_path: Path):
     assert manifest.verify(tmp_path / "a")
 
 
+@pytest.mark.parametrize("write", ["safetensors", "torch"])
+def test_a_full_disk_is_told_by_whoever_writes(tmp_path: Path, write: str):
+    import torch
+    from safetensors.torch import save_file
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(MachineError, match="the disk is full"), building(tmp_path / "a", tmp_path / "tmp") as folder:
+            tensors = {"w": torch.zeros(4000)}
+            save_file(tensors, folder / "x") if write == "safetensors" else torch.save(tensors, folder / "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_what_a_dead_process_left_is_removed(tmp_path: Path):
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
     for name in (f"a.{dead.stdout.strip()}", f"a.{os.getpid()}", "keep-me"):

@@ -180,13 +180,19 @@ def test_a_checkpoint_without_safetensors_is_converted_once(tmp_path: Path, mode
     ("name", "told"),
     [
         ("notes.gguf", "notes.gguf: got a file that is not GGUF, wanted a .gguf file, a folder or a hub repository"),
+        ("short.gguf", "short.gguf: cannot be read as a model"),
+        ("hollow", "hollow: cannot be read as a model"),
         ("empty", "empty: holds no config.json, so it is no model that transformers can read"),
         ("nobody/nothing", "nobody/nothing: the hub cannot be reached .*; fetch on a machine with a network"),
     ],
 )
 def test_a_base_model_that_is_none_is_told(tmp_path: Path, name: str, told: str):
     (tmp_path / "notes.gguf").write_text("hello")
+    (tmp_path / "short.gguf").write_bytes(b"GGUF\3\0\0\0")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "hollow" / "model.safetensors").write_bytes(b"12345678")
     with pytest.raises(ModelError, match=told):
         pinned(name, tmp_path, tmp_path / "base")
 

@@ -12,7 +12,7 @@ from axolotl_core.errors import DataError
 from axolotl_core.packing.bins import members, pack_lengths
 from axolotl_core.packing.index import read_rows, write_rows
 from axolotl_core.packing.lay import UNTRAINED, lay
-from axolotl_core.packing.plan import Pieces, fit, hold_out, keep_shard, lay_out
+from axolotl_core.packing.plan import Pieces, fit, hold_out, keep_shard, lay_out, split
 from axolotl_core.params.packing import Packing
 
 
@@ -66,7 +66,8 @@ def test_a_length_that_cannot_fit_is_refused(lengths: list[int]):
     ],
 )
 def test_samples_that_are_too_long(excess: str, pieces: list[tuple], long: int):
-    found, count = fit(7, np.array([3, 9, 4]), 4, excess)
+    whole, count = fit(7, np.array([3, 9, 4]), 4, excess)
+    found = split(whole, 4)
     assert list(zip(found.sample.tolist(), found.start.tolist(), found.end.tolist(), strict=True)) == pieces
     assert count == long
     assert set(found.dataset.tolist()) == {7}
@@ -140,3 +141,9 @@ def test_labels_never_cross_sample_bounds(lengths: list[int], padding: int):
 def test_samples_that_do_not_fit_a_row_are_refused():
     with pytest.raises(ValueError, match="the samples have 3 tokens, the row has room for 2"):
         lay([(np.arange(3), np.arange(3))], 2, 0)
+
+
+def test_a_text_that_is_split_is_on_one_side_of_the_hold_out():
+    train, held_out = (split(part, 4) for part in hold_out(fit(0, np.array([9] * 10), 4, "split")[0], 3, seed=0))
+    assert (len(train), len(held_out)) == (21, 9)
+    assert not set(train.sample) & set(held_out.sample)

@@ -97,6 +97,13 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
             "adapter:\n  lora_target_linear: true\n",
             "params.yaml:6: lora_target_linear does nothing without an adapter; set adapter: lora or remove it",
         ),
+        ("adapter:\n  lora_r: 64\n", "params.yaml:6: lora_r does nothing without an adapter; set adapter: lora or remove it"),
+        (
+            "training:\n  lr_scheduler: cosin\n",
+            "params.yaml:6: lr_scheduler is not acted on by this version; got 'cosin', works now: 'cosine', 'constant'"
+            "; did you mean 'cosine'?",
+        ),
+        ("training:\n  num_epochs: .inf\n", "params.yaml:6: training.num_epochs: got inf, wanted a finite number"),
     ],
 )
 def test_one_sentence_with_line_got_wanted_and_nearest_name(tmp_path: Path, text: str, wanted: str):
@@ -187,6 +194,21 @@ def test_set_reaches_into_a_data_set(tmp_path: Path):
 )
 def test_wrong_overrides(tmp_path: Path, override: str, wanted: str):
     assert message(tmp_path, BASE, override) == wanted
+
+
+def test_set_reaches_into_an_empty_section(tmp_path: Path):
+    assert load(write(tmp_path, BASE + "packing:\n"), ["packing.sequence_len=64"]).packing.sequence_len == 64
+
+
+def test_merge_keys_are_understood(tmp_path: Path):
+    text = "datasets:\n  a: &a {path: x, type: completion}\n  b: {<<: *a, path: y}\nmodel: {base_model: x}\n"
+    assert load(write(tmp_path, text)).datasets["b"].type == "completion"
+
+
+def test_batch_size_follows_from_accumulation_where_it_is_not_given(tmp_path: Path):
+    text = BASE + "training: {gradient_accumulation_steps: 4}\nmachine: {micro_batch_size: 2}\n"
+    assert load(write(tmp_path, text)).training.batch_size == 8
+    assert load(write(tmp_path, BASE)).training.batch_size == 1
 
 
 def test_defaults_do_not_enter_the_identity(tmp_path: Path):

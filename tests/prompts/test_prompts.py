@@ -47,6 +47,10 @@ def test_chatml_has_one_newline_and_trains_through_im_end():
     )
 
 
+def test_a_message_of_another_role_in_front_is_left_out():
+    assert "USER: a ASSISTANT:⟦ b◼⟧" in marked(talk(("tool", "x"), ("human", "a"), ("gpt", "b")), type="sharegpt")
+
+
 def test_roles_can_be_renamed():
     row = talk(("user", "a"), ("bot", "b"))
     assert "⟦ b◼⟧" in marked(row, type="sharegpt", field_human="user", field_model="bot")
@@ -83,6 +87,7 @@ def test_a_system_prompt_of_the_yaml_stands_in_for_a_missing_one():
             {"type": "sharegpt"},
             "a message is from 'bot', wanted human or gpt (field_human, field_model rename them)",
         ),
+        (talk(("user", "a"), ("gpt", "b")), {"type": "sharegpt"}, "a message is from 'user', wanted human or gpt"),
         (talk(("human", "a")), {"type": "sharegpt"}, "field 'conversations' has 1 messages, wanted at least 2"),
         ({"conversations": "x"}, {"type": "sharegpt"}, 'field \'conversations\' is no list of {"from", "value"}'),
     ],

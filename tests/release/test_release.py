@@ -152,6 +152,18 @@ def test_a_tokenizer_without_a_template_wants_raw(project: Path):
     assert "".join(chat(project, "adapter", raw=True).say("Hi")) is not None
 
 
+def test_a_reply_that_fails_is_told_and_does_not_hang(project: Path, monkeypatch: pytest.MonkeyPatch):
+    stage("train")
+    talk = chat(project, "adapter")
+
+    def out_of_memory(**settings):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(talk.model, "generate", out_of_memory)
+    with pytest.raises(ModelError, match="no reply could be made: out of memory"):
+        list(talk.say("Hi"))
+
+
 def test_a_prompt_on_standard_input_is_answered(project: Path, axolotl):
     axolotl("stage", "train", cwd=project)
     done = axolotl("inference", "--max-new-tokens", "5", cwd=project, input="Name colour 1.\n", env=dict(os.environ))

@@ -61,6 +61,13 @@ def test_a_damaged_input_is_refused_by_name(project: Path):
         stage("pack", "packing.sequence_len=64")
 
 
+def test_a_manifest_that_was_changed_is_refused(project: Path):
+    stage("pack")
+    edit(project / "artifacts" / "tokens" / "sums" / "manifest.json", '"rows": 24', '"rows": 23')
+    with pytest.raises(ArtifactError, match="sums/manifest.json: damaged artifact, it is not the manifest that its stage wrote"):
+        stage("pack", only=True, force=True)
+
+
 def test_a_gap_in_the_lineage_is_refused(project: Path):
     stage("pack")
     (project / "artifacts" / "keys" / "tokens" / "sums.json").unlink()

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_core.errors import ParamsError, TrainError
+from axolotl_core.errors import MachineError, ParamsError, TrainError
 from axolotl_core.evaluation.measure import measure
-from axolotl_core.models.load import load_model
+from axolotl_core.models.load import device_of, load_model
 from axolotl_core.packing.lay import UNTRAINED
 from axolotl_core.packing.plan import fit, lay_out
 from axolotl_core.params.machine import Machine
@@ -246,6 +246,23 @@ def test_only_the_newest_checkpoints_are_kept(model, tmp_path: Path):
 def test_resuming_can_be_switched_off(model, tmp_path: Path):
     run(copy.deepcopy(model), tmp_path, 4)
     assert run(model, tmp_path, 4, auto_resume_from_checkpoints=False)[0].resumed_from == 0
+
+
+def test_a_damaged_checkpoint_never_pushes_out_a_whole_one(model, tmp_path: Path):
+    run(copy.deepcopy(model), tmp_path, 6)
+    (tmp_path / "step-6" / "COMPLETE").unlink()
+    run(copy.deepcopy(model), tmp_path, 5)
+    assert all(checkpoint.damaged(tmp_path / f"step-{step}") is None for step in checkpoint.steps(tmp_path))
+
+
+def test_fractions_of_epochs_add_no_step():
+    assert [Plan(50, 1, 1.1, 0).total, Plan(100, 1, 2.2, 0).total] == [55, 220]
+
+
+def test_a_device_that_is_not_there_is_told():
+    if not torch.cuda.is_available():
+        with pytest.raises(MachineError, match="machine.device is cuda, which this machine does not have; set it to auto or cpu"):
+            device_of(Machine(device="cuda"))
 
 
 def test_two_processes_cannot_train_the_same_run(tmp_path: Path):
