@@ -29,7 +29,7 @@ def chat(project: Path, which: str, **settings):
 @pytest.mark.parametrize("adapter", ["lora", "null"])
 def test_the_merged_model_has_the_logits_of_the_trained_one(project: Path, adapter: str):
     if adapter == "null":
-        edit(project / "params.yaml", "  lora_target_linear: true\n", "")
+        edit(project / "params.yaml", "  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n", "")
     stage("export", f"adapter.adapter={adapter}")
     artifacts = project / "artifacts"
     trained = load_trained(artifacts / "adapter", project / "model", Machine(device="cpu"), vocabulary=1, packed=False).model.eval()
