@@ -79,6 +79,15 @@ def test_evaluate_reports_before_and_after_overall_and_per_data_set(project: Pat
     assert train["eval_loss_before"] == pytest.approx(report["before"]["loss"], rel=1e-4)
 
 
+def test_a_model_trained_whole_is_evaluated_against_its_base(project: Path):
+    edit(project / "params.yaml", "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n", "  adapter:\n")
+    stage("evaluate")
+    report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
+    train = json.loads((project / "artifacts" / "metrics" / "train.json").read_text())
+    assert train["eval_loss_before"] == pytest.approx(report["before"]["loss"], rel=1e-4)
+    assert train["eval_loss_after"] == pytest.approx(report["after"]["loss"], rel=1e-4)
+
+
 def test_without_held_out_rows_there_are_replies_only(project: Path, capsys):
     stage("evaluate", "packing.val_set_size=0")
     report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
