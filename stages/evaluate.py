@@ -11,7 +11,7 @@ from axolotl_core.models.load import Loaded, load_model
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import open_rows
-from stages.run import Job, Result
+from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:

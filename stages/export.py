@@ -5,7 +5,7 @@ import shutil
 
 from axolotl_core.artifacts.manifest import FILE
 from axolotl_core.release.card import write_card
-from stages.run import Job, Result
+from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:

@@ -3,7 +3,7 @@ data never needs the weights."""
 
 import os
 from collections.abc import Iterator
-from itertools import compress
+from itertools import compress, islice
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from axolotl_core.errors import ParamsError
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.sources.files import files_of, fits
 from axolotl_core.sources.place import Place, resolve
-from axolotl_core.sources.raw import SourceRow, write_raw
-from axolotl_core.sources.readers import read_file
+from axolotl_core.sources.raw import REJECTED, SourceRow, write_raw
+from axolotl_core.sources.readers import Bad, read_file
 from stages.graph import DATA
-from stages.run import Job, Result
+from stages.job import Job, Result
 
 SHARD_SEED = 42
 
@@ -26,8 +26,10 @@ def dataset(job: Job) -> Result:
     fits(place, str(job.step.dataset), data)
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(place, job)
-    facts = write_raw(job.out, _rows(place, data, job), data.path)
-    return Result(facts, f"{facts['rows']:,} rows of {data.path}")
+    rows = islice(_rows(place, data, job), data.max_rows)
+    facts = write_raw(job.out, rows, data.path, skip=data.on_bad_row == "skip", max_bytes=data.max_bytes)
+    skipped = f" ({facts['malformed']:,} malformed left out, see {REJECTED})" if "malformed" in facts else ""
+    return Result(facts, f"{facts['rows']:,} rows of {data.path}{skipped}")
 
 
 def tokenizer(job: Job) -> Result:
@@ -41,6 +43,7 @@ def tokenizer(job: Job) -> Result:
         revision=None if job.params.tokenizer.tokenizer_config else job.params.model.model_revision,
         token=job.params.machine.hf_use_auth_token,
         kind=job.params.tokenizer.tokenizer_type,
+        legacy=job.params.tokenizer.tokenizer_legacy,
         special_tokens=job.params.tokenizer.special_tokens,
         tokens=job.params.tokenizer.tokens,
     )
@@ -81,12 +84,14 @@ def _all_rows(place: Place, data: Dataset, job: Job) -> Iterator[SourceRow]:
             split=data.train_on_split,
             revision=data.revision,
             token=job.params.machine.hf_use_auth_token,
+            streaming=data.streaming,
         )
         yield from (SourceRow(data.path, line, row) for line, row in numbered)
         return
     for path in files_of(place, data):
         shown = data.path if place.kind == "file" else f"{data.path}/{path.relative_to(place.local)}"
-        yield from (SourceRow(shown, line, row) for line, row in read_file(path, shown, data.ds_type))
+        for line, row in read_file(path, shown, data.ds_type):
+            yield SourceRow(shown, line, row.value, row.told) if isinstance(row, Bad) else SourceRow(shown, line, row)
 
 
 def _watched_by_dvc(place: Place, job: Job) -> None:

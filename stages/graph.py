@@ -55,15 +55,29 @@ class Step:
         return self.path(self.stage.output)
 
     @property
+    def also(self) -> tuple[str, ...]:
+        return tuple(map(self.path, self.stage.also))
+
+    @property
     def key_file(self) -> str:
         return f"keys/{self.output}.json"
 
 
 STAGES = (
     Stage("fetch", "stages.fetch:dataset", 1, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
-    Stage("fetch-tokenizer", "stages.fetch:tokenizer", 1, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
+    Stage("fetch-tokenizer", "stages.fetch:tokenizer", 2, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
     Stage("fetch-model", "stages.fetch:model", 1, ("model",), (), "base", outside="model"),
-    Stage("tokenize", "stages.tokenize:run", 1, ("datasets", "prompt"), ("raw/{}", "tokenizer"), "tokens/{}", each=True),
+    Stage(
+        "tokenize",
+        "stages.tokenize:run",
+        2,
+        ("datasets", "prompt"),
+        ("raw/{}", "tokenizer"),
+        "tokens/{}",
+        also=("metrics/masks/{}.json", "plots/lengths/{}.csv"),
+        each=True,
+        outside="format",
+    ),
     Stage("pack", "stages.pack:run", 1, ("datasets", "packing"), ("tokens",), "packed"),
     Stage(
         "train",
@@ -102,8 +116,11 @@ def sections_wanted() -> list[str]:
     return list(dict.fromkeys(section for stage in STAGES for section in stage.sections))
 
 
-def dvc_yaml() -> str:
-    """dvc.yaml as the table says it. Whole sections are depended on: DVC removes outs before it finds that a param is missing."""
+def dvc_yaml(files: Iterable[str] = ()) -> str:
+    """dvc.yaml as the table says it. files: what tokenize reads beside params.yaml, modules and Jinja files of the user's.
+
+    Whole sections are depended on: DVC removes outs before it finds that a param is missing.
+    """
     lines = ["# Generated from the stage table by `axolotl upgrade`; edit params.yaml, not this file.", "stages:"]
     metrics = []
     for stage in STAGES:
@@ -115,13 +132,20 @@ def dvc_yaml() -> str:
             lines += ["    foreach: ${datasets}", "    do:"]
         lines.append(f"{pad}cmd: axolotl stage {name} --only --revision {stage.revision}")
         deps = [f"{ARTIFACTS}/{path.replace('{}', key)}" for path in stage.inputs] or ([DATA] if stage.each else [])
+        deps += sorted(files) if stage.outside == "format" else []
         if deps:
             lines += [f"{pad}deps:", *(f"{pad}  - {dep}" for dep in deps)]
         params = [f"{name}.{key}" if name == "datasets" and stage.each else name for name in stage.sections]
         lines += [f"{pad}params:", *(f"{pad}  - {param}" for param in params)] if params else []
         output = stage.output.replace("{}", key)
-        lines += [f"{pad}outs:", *(f"{pad}  - {ARTIFACTS}/{path}" for path in (output, f"keys/{output}.json", *stage.also))]
-        metrics += [f"{ARTIFACTS}/{path}" for path in stage.also if path.startswith("metrics/")]
+        beside = [path.replace("{}", key) for path in stage.also]
+        outs = [output, f"keys/{output}.json", *([] if stage.each else beside)]
+        lines += [f"{pad}outs:", *(f"{pad}  - {ARTIFACTS}/{path}" for path in outs)]
+        if stage.each and beside:  # such files have no names outside the stage
+            lines += [f"{pad}metrics:", *(f"{pad}  - {ARTIFACTS}/{path}" for path in beside if path.startswith("metrics/"))]
+            plots = [path for path in beside if path.startswith("plots/")]
+            lines += [f"{pad}plots:", *(f"{pad}  - {ARTIFACTS}/{path}:\n{pad}      x: tokens\n{pad}      y: rows" for path in plots)]
+        metrics += [f"{ARTIFACTS}/{path}" for path in outs if path.startswith("metrics/")]
     lines += ["metrics:", *(f"  - {path}" for path in metrics), "plots:"]
     for title, sources in PLOTS.items():
         lines += [f"  - {title}:", "      x: step", f"      y_label: {title}", "      y:"]
@@ -170,5 +194,5 @@ def upstream(targets: Sequence[Step], datasets: Iterable[str]) -> list[Step]:
 
 
 def _makes(step: Step, path: str) -> bool:
-    files = (step.output, step.key_file, *step.stage.also)
+    files = (step.output, step.key_file, *step.also)
     return any(file == path or file.startswith(path + "/") for file in files)

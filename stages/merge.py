@@ -3,7 +3,7 @@
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.release.merge import merge
 from axolotl_core.tokens.tokenizer import read_tokenizer
-from stages.run import Job, Result
+from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:

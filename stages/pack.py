@@ -7,8 +7,8 @@ from axolotl_core.errors import DataError
 from axolotl_core.packing.index import write_rows
 from axolotl_core.packing.plan import Pieces, fit, hold_out, keep_shard, lay_out, split
 from axolotl_core.params.packing import Packing
-from axolotl_core.tokens.store import Samples
-from stages.run import Job, Result
+from axolotl_core.tokens.samples import Samples
+from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:

@@ -9,90 +9,82 @@
 
 import importlib
 import json
+import multiprocessing
+import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from axolotl_core.artifacts import manifest
-from axolotl_core.artifacts.key import StatCache, digest_file, stage_key
+from axolotl_core.artifacts.key import digest_file, stage_key
 from axolotl_core.artifacts.scratch import building, replace, write_atomically
-from axolotl_core.errors import ArtifactError
+from axolotl_core.errors import ArtifactError, AxolotlError, MachineError
 from axolotl_core.params.whole import Params
 from axolotl_core.sources import outside
-from stages.graph import ARTIFACTS, Step, chosen, upstream
+from stages.graph import Step, chosen, upstream
+from stages.job import Job, Project, Result
 
 PROVENANCE = ("axolotl", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow")
 
 
-@dataclass(frozen=True)
-class Project:
-    """A folder with artifacts/ and .axolotl/ in it."""
-
-    root: Path
-
-    @property
-    def artifacts(self) -> Path:
-        return self.root / ARTIFACTS
-
-    @property
-    def scratch(self) -> Path:
-        return self.root / ".axolotl"
-
-    @cached_property
-    def stats(self) -> StatCache:
-        return StatCache(self.scratch / "stat.json")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a stage's function gets. `params` has the sections that the stage declares, and machine and tracking."""
-
-    step: Step
-    params: SimpleNamespace
-    project: Project
-    out: Path
-    """An empty folder; what is written here becomes the artifact."""
-    also: Mapping[str, Path] = field(default_factory=dict)
-    """Where to write the metrics and plots that the stage declares."""
-    key: str = ""
-    datasets: Sequence[str] = ()
-
-    def input(self, name: str) -> Path:
-        """Path of a declared input; `raw` stands for this data set's own."""
-        declared = [self.step.path(template) for template in self.step.stage.inputs]
-        path = f"{name}/{self.step.dataset}" if f"{name}/{self.step.dataset}" in declared else name
-        if path not in declared:
-            raise LookupError(f"{self.step.name} reads {path} but does not declare it; declared: {declared}")
-        return self.project.artifacts / path
-
-
-@dataclass(frozen=True)
-class Result:
-    """Content facts for the manifest, a sentence for the user, and what to do once the artifact is in place."""
-
-    facts: dict[str, Any]
-    said: str
-    afterwards: Callable[[], None] = lambda: None
-
-
 def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False) -> int:
-    """Bring a stage up to date, and all it reads unless `only`; prints a line a stage, returns how many were run."""
+    """Bring a stage up to date, and all it reads unless `only`; prints a line a stage, returns how many were run.
+
+    Stages that exist once a data set run side by side, in processes of their own.
+    """
     built = 0
     targets = chosen(name, params.datasets)
-    for step in targets if only else upstream(targets, params.datasets):
-        key = key_of(project, params, step)
-        if up_to_date(project, step, key) and not (force and step in targets):
-            say(step, "up to date")
+    for _, wave in groupby(targets if only else upstream(targets, params.datasets), key=lambda step: step.stage.name):
+        stale = []
+        for step in wave:
+            key = key_of(project, params, step)
+            if up_to_date(project, step, key) and not (force and step in targets):
+                say(step, "up to date")
+            else:
+                stale.append((step, key))
+        processes = min(len(stale), params.machine.dataset_processes or os.cpu_count() or 1)
+        if processes > 1:
+            side_by_side(project, params, stale, processes)
         else:
-            say(step, build(project, params, step, key).said)
-            built += 1
+            for step, key in stale:
+                say(step, build(project, params, step, key).said)
+        built += len(stale)
     return built
+
+
+def side_by_side(project: Project, params: Params, stale: Sequence[tuple[Step, str]], processes: int) -> None:
+    """Build steps that do not read each other in `processes` processes. What one of them raises stops none of the others."""
+    one_each = params.model_copy(update={"machine": params.machine.model_copy(update={"dataset_processes": 1})})
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    errors: list[AxolotlError] = []
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_share_cores, initargs=(threads,)) as pool:
+        running = {pool.submit(_build, project, one_each, step, key): step for step, key in stale}
+        for done in as_completed(running):
+            try:
+                say(running[done], done.result())
+            except AxolotlError as error:
+                errors.append(error)
+            except BrokenProcessPool:
+                raise MachineError(
+                    f"{running[done].name}: its process was killed, perhaps for want of memory; try machine.dataset_processes: 1"
+                ) from None
+    if errors:
+        raise type(errors[0])("\n".join(map(str, errors)))
+
+
+def _share_cores(threads: int) -> None:
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+
+
+def _build(project: Project, params: Params, step: Step, key: str) -> str:
+    return build(project, params, step, key).said
 
 
 def say(step: Step, told: str) -> None:
@@ -138,7 +130,7 @@ def up_to_date(project: Project, step: Step, key: str) -> bool:
         facts = manifest.verify(project.artifacts / step.output, deep=False)
     except (OSError, ValueError, ArtifactError):
         return False
-    also = all((project.artifacts / path).is_file() for path in step.stage.also)
+    also = all((project.artifacts / path).is_file() for path in step.also)
     return bool(record.get("key") == key and also and record.get("output") == manifest.digest_of(facts))
 
 
@@ -162,7 +154,7 @@ def build(project: Project, params: Params, step: Step, key: str) -> Result:
             restricted(params, step),
             project,
             out,
-            {path: beside / path.replace("/", "-") for path in step.stage.also},
+            {path: beside / path.replace("/", "-") for path in step.also},
             key,
             tuple(sorted(params.datasets)),
         )
@@ -180,6 +172,7 @@ def build(project: Project, params: Params, step: Step, key: str) -> Result:
         "output": digest,
         "versions": versions(),
         "lineage": ancestors,
+        **({"work": dict(result.work)} if result.work else {}),
     }
     write_atomically(project.artifacts / step.key_file, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
     result.afterwards()
@@ -198,6 +191,7 @@ def lineage(project: Project, read: Mapping[str, str]) -> dict[str, Any]:
             file = project.artifacts / "keys" / f"{path}.json"
             try:
                 record = json.loads(file.read_text(encoding="utf-8"))
+                record.pop("work", None)
                 found |= record.pop("lineage") | {path: record}
                 written = record["output"]
             except (OSError, ValueError, KeyError):

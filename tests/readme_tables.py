@@ -4,6 +4,8 @@ python -m tests.readme_tables      rewrites them
 """
 
 import ast
+import doctest
+import html
 import inspect
 import itertools
 import re
@@ -27,13 +29,23 @@ def pipelines() -> str:
 
 
 def formats() -> str:
-    rows = []
+    """A line a format, and below the row of each docstring with the text made of it."""
+    lines, examples = ["| `type` | reads | columns |", "|---|---|---|"], []
     for name in lookup.names(FORMATS):
         module = lookup.find(FORMATS, name, "format")
-        told, example = module.__doc__.split("\n\n")[0], module.__doc__.split("marked)")[1]
-        made = example.partition("\n")[2].strip().replace("<BLANKLINE>", "").strip()
-        rows.append(f"**{' '.join(told.split())}**\n\n```\n{made}\n```")
-    return "\n\n".join(rows)
+        told = " ".join(str(module.__doc__).split("\n\n")[0].split())
+        names, _, reads = told.partition(": ")
+        columns = ", ".join(f"`{column}`" for column in module.COLUMNS)
+        lines.append(f"| {names} | {reads} | {columns} |")
+        *given, last = doctest.DocTestParser().get_examples(str(module.__doc__))
+        row = "".join(e.source for e in given if not e.source.startswith(("from ", "import "))).strip().removeprefix("row = ")
+        made = html.escape(f"{row}\n\n{last.want.replace('<BLANKLINE>', '').strip(chr(10))}", quote=False)
+        examples.append(f"<details><summary>{_code(names)}</summary>\n\n<pre>\n{made}\n</pre>\n\n</details>")
+    return "\n".join(lines) + "\n\nA row of each and the text made of it:\n\n" + "\n".join(examples)
+
+
+def _code(text: str) -> str:
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text, quote=False))
 
 
 def sections() -> str:
@@ -64,7 +76,7 @@ def docstrings(kind: type[Section]) -> dict[str, str]:
     """Option → the text under it."""
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     return {
-        option.target.id: told.value.value  # type: ignore[union-attr]
+        option.target.id: " ".join(told.value.value.split())  # type: ignore[union-attr]
         for option, told in itertools.pairwise(body)
         if isinstance(option, ast.AnnAssign) and isinstance(told, ast.Expr)
     }

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import click
 
-from axolotl_core.cli.project import open_project, params_options
+from axolotl_core.cli.project import graph_of, open_project, params_options
 from axolotl_core.errors import AxolotlError, ParamsError
 from axolotl_core.models.packs import packs_of
 from axolotl_core.params.document import read
@@ -14,8 +14,8 @@ from axolotl_core.params.legacy import is_flat
 from axolotl_core.params.whole import Params
 from axolotl_core.sources.files import files_of, fits
 from axolotl_core.sources.place import resolve
-from stages.graph import dvc_yaml, sections_wanted
-from stages.run import Project
+from stages.graph import sections_wanted
+from stages.job import Project
 
 
 @click.command("check")
@@ -26,7 +26,7 @@ def command(params: Path, overrides: tuple[str, ...]) -> None:
     Options and their values, impossible pairs, formats, whether files are there, and whether dvc.yaml fits.
     """
     project, whole = open_project(params, overrides)
-    problems = [*places(project, whole, params), *packing(project, whole, params), *dvc(project, params)]
+    problems = [*places(project, whole, params), *packing(project, whole, params), *dvc(project, whole, params)]
     if problems:
         raise ParamsError("\n".join(problems))
     names = ", ".join(f"{name} ({data.type if isinstance(data.type, str) else 'own prompt'})" for name, data in whole.datasets.items())
@@ -62,14 +62,14 @@ def packing(project: Project, params: Params, file: Path) -> list[str]:
     return [] if packs.how else [f"{file}: packing.sample_packing: {packs.reason}; set it to false"]
 
 
-def dvc(project: Project, file: Path) -> list[str]:
+def dvc(project: Project, params: Params, file: Path) -> list[str]:
     """What `dvc repro` would stumble over."""
     graph = project.root / "dvc.yaml"
     if not graph.is_file():
         return []
     problems = []
-    if graph.read_text(encoding="utf-8") != dvc_yaml():
-        problems.append("dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`")
+    if graph.read_text(encoding="utf-8") != graph_of(params, project.root):
+        problems.append("dvc.yaml: was not written by this version of axolotl for these params; run `axolotl upgrade`")
     values = read(file).values
     if is_flat(values):
         problems.append(

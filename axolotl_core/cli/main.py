@@ -7,6 +7,7 @@ import click
 from axolotl_core.errors import AxolotlError
 
 COMMANDS = {
+    "cache": "Show the row cache in .axolotl/rows, or trim it.",
     "check": "Read params.yaml and say everything that is wrong with it.",
     "import": "Turn a flat Axolotl YAML into a params.yaml.",
     "inference": "Chat with the trained model.",
@@ -15,6 +16,7 @@ COMMANDS = {
     "run": "Make a params file the active one and bring everything up to date.",
     "stage": "Bring one stage up to date, and all it reads, without DVC.",
     "upgrade": "Rewrite dvc.yaml for the installed version.",
+    "view": "Look at what will be trained on.",
 }
 """Name → first line of its help (a test holds them equal); its module is cli/<name>_.py."""
 

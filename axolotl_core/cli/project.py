@@ -1,5 +1,6 @@
 """What most commands begin with: the project in the current folder and its params, checked."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import click
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.load import load
 from axolotl_core.params.whole import Params
-from axolotl_core.prompts.resolve import format_of
-from stages.run import Project
+from axolotl_core.prompts.resolve import files_read, format_of
+from stages.graph import dvc_yaml
+from stages.job import Project
 
 PARAMS = "params.yaml"
 
@@ -31,9 +33,14 @@ def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Pa
     problems = []
     for name, data in params.datasets.items():
         try:
-            format_of(data)
+            format_of(data, Path.cwd())
         except ParamsError as error:
             problems.append(f"{path}: datasets.{name}.type: {error}")
     if problems:
         raise ParamsError("\n".join(problems))
     return Project(Path.cwd()), params
+
+
+def graph_of(params: Params, root: Path) -> str:
+    """dvc.yaml as it should be for these params: with the user's own files that tokenize reads."""
+    return dvc_yaml({os.path.relpath(file, root) for data in params.datasets.values() for file in files_read(data, root)})

@@ -10,13 +10,13 @@ import click
 
 from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli import report_
-from axolotl_core.cli.project import PARAMS, open_project
+from axolotl_core.cli.project import PARAMS, graph_of, open_project
 from axolotl_core.cli.templates import shipped, written
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import read
 from axolotl_core.params.legacy import is_flat, sectioned
 from axolotl_core.params.load import override
-from stages.graph import dvc_yaml, sections_wanted
+from stages.graph import sections_wanted
 
 
 @click.command("run")
@@ -34,11 +34,11 @@ def command(source: str | None, overrides: tuple[str, ...]) -> None:
     """
     target = Path(PARAMS)
     file = target if source is None else _file(source)
-    open_project(file, overrides)
+    project, params = open_project(file, overrides)
     if not Path(".dvc").is_dir() or not Path("dvc.yaml").is_file():
         raise ParamsError("this folder is no axolotl project, it lacks .dvc or dvc.yaml; `axolotl init DIR` makes one")
-    if Path("dvc.yaml").read_text(encoding="utf-8") != dvc_yaml():
-        raise ParamsError("dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`")
+    if Path("dvc.yaml").read_text(encoding="utf-8") != graph_of(params, project.root):
+        raise ParamsError("dvc.yaml: was not written by this version of axolotl for these params; run `axolotl upgrade`")
     activate(file, target, overrides)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc calls `axolotl`
     done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)

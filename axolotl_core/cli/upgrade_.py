@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 
 from axolotl_core.artifacts.scratch import write_atomically
+from axolotl_core.cli.project import PARAMS, graph_of
+from axolotl_core.params.load import load
 from stages.graph import dvc_yaml
 
 
@@ -14,7 +16,8 @@ def command() -> None:
 
     Stages whose code gives other bytes than before have a higher revision there, and run again; no other does.
     """
-    path, new = Path("dvc.yaml"), dvc_yaml()
+    path, params = Path("dvc.yaml"), Path(PARAMS)
+    new = graph_of(load(params), Path.cwd()) if params.is_file() else dvc_yaml()
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
     if old == new:
         click.echo("dvc.yaml is up to date")

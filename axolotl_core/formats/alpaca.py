@@ -2,16 +2,22 @@
 
 >>> from axolotl_core.params.datasets import Dataset
 >>> row = {"instruction": "Add.", "input": "1 1", "output": "2"}
->>> print(load(Dataset(path="x"), "chat").read(row).marked)  # doctest: +NORMALIZE_WHITESPACE
-SYSTEM: Below is an instruction that describes a task, paired with an input that provides further context.
+>>> print(load(Dataset(path="x"), "instruct").read(row).marked)  # doctest: +NORMALIZE_WHITESPACE
+Below is an instruction that describes a task, paired with an input that provides further context.
 Write a response that appropriately completes the request.
-USER: Add.
+<BLANKLINE>
+### Instruction:
+Add.
+<BLANKLINE>
+### Input:
 1 1
-ASSISTANT:⟦2◼⟧
+<BLANKLINE>
+### Response:
+⟦2◼⟧
 """
 
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.prompts.example import Example, Format, Row, text, text_or_empty
+from axolotl_core.prompts.example import Format
 from axolotl_core.prompts.wrap import WITH_INPUT, WITHOUT_INPUT, style_of
 
 COLUMNS = ("instruction", "output")
@@ -19,11 +25,4 @@ COLUMNS = ("instruction", "output")
 
 def load(data: Dataset, style: str | None) -> Format:
     """Fields `instruction`, `input` (may be missing) and `output`."""
-    wrap = style_of(style).wrap
-
-    def read(row: Row) -> Example:
-        given = text_or_empty(row, "input")
-        system = WITH_INPUT if given else WITHOUT_INPUT
-        return wrap(system, text(row, "instruction"), given, text_or_empty(row, "output"))
-
-    return Format("alpaca", COLUMNS, read)
+    return Format("alpaca", COLUMNS, style_of(style).reader("instruction", "output", systems=(WITH_INPUT, WITHOUT_INPUT)))

@@ -1,6 +1,8 @@
-"""`sharegpt`: conversations of `human` and `gpt`, the first message may be `system`.
+"""`sharegpt`, `sharegpt.load_role`, `sharegpt.load_guanaco`: conversations of `human` and `gpt`, the first may be `system`.
 
-`conversation` chooses the template, `field_human` and `field_model` rename the roles.
+`conversation` chooses the template, `field_human` and `field_model` rename the roles, `roles_to_train` and
+`train_role_prefix` say what is trained besides the answers and their ends. `load_role` reads `role` and `value`,
+`load_guanaco` `role` (prompter, assistant) and `text`.
 
 >>> from axolotl_core.params.datasets import Dataset
 >>> row = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}
@@ -14,44 +16,56 @@ Hi<|im_end|>
 <BLANKLINE>
 """
 
-from typing import Any
-
-from axolotl_core.errors import DataError, ParamsError
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.prompts.conversation import conversation_of
-from axolotl_core.prompts.example import Example, Format, Row, text, text_or_empty
+from axolotl_core.prompts.conversation import Conversation, conversation_of
+from axolotl_core.prompts.example import Example, Format, Row, Vocabulary
+from axolotl_core.prompts.messages import conversation, messages_of, trained
+from axolotl_core.prompts.wrap import no_style
 
 COLUMNS = ("conversations",)
+ROLE_TOKENS = ("<|USER|>", "<|ASSISTANT|>")
+"""StableLM's; where the vocabulary has both, they stand for the roles' names."""
 
 
 def load(data: Dataset, style: str | None) -> Format:
     """Field `conversations`: a list of {"from", "value"}."""
-    if style not in (None, "chat"):  # `sharegpt:chat` is the old spelling of sharegpt
-        raise ParamsError(f"sharegpt has no style, got 'sharegpt:{style}'; choose the template with `conversation`")
+    return _format("sharegpt", data, style, "from", "value", "human", "gpt")
+
+
+def load_role(data: Dataset, style: str | None) -> Format:
+    """Field `conversations`: a list of {"role", "value"}."""
+    return _format("sharegpt.load_role", data, style, "role", "value", "human", "gpt")
+
+
+def load_guanaco(data: Dataset, style: str | None) -> Format:
+    """Field `conversations`: a list of {"role", "text"}, or {"from", "value"}, of `prompter` and `assistant`."""
+    return _format("sharegpt.load_guanaco", data, style, "role", "text", "prompter", "assistant", others=("from", "value"))
+
+
+def _format(
+    name: str, data: Dataset, style: str | None, role: str, content: str, human: str, model: str, others: tuple[str, str] | None = None
+) -> Format:
+    if style != "chat":  # `sharegpt:chat` is the old spelling of sharegpt
+        no_style(name, style, "choose the template with `conversation`")
+    roles = {data.field_human or human: "user", data.field_model or model: "assistant"}
+    train = trained(data.roles_to_train, roles)
+
+    def written(template: Conversation) -> Format:
+        def read(row: Row) -> Example:
+            keys = others if others and _has(row, others[0]) else (role, content)
+            system, turns = conversation(row, *keys, roles)
+            return template.write(system, turns, train=train, train_prefix=data.train_role_prefix)
+
+        return Format(name, COLUMNS, read, fit=fit)
+
+    def fit(vocabulary: Vocabulary) -> Format:
+        has_both = data.conversation is None and all(vocabulary.has(token) for token in ROLE_TOKENS)
+        return written(template.with_role_tokens(*ROLE_TOKENS) if has_both else template)
+
     template = conversation_of(data.conversation)
-    roles = {data.field_human or "human": "user", data.field_model or "gpt": "assistant"}
-
-    def read(row: Row) -> Example:
-        system, messages = _messages(row["conversations"])
-        if messages[0].get("from") not in roles and len(messages) > 1 and roles.get(messages[1].get("from")) == "user":
-            messages = messages[1:]  # some dumps begin with a message of another role in front of the user's
-        return template.write(system, [(_role(message, roles), text_or_empty(message, "value")) for message in messages])
-
-    return Format("sharegpt", COLUMNS, read)
+    return written(template)
 
 
-def _messages(value: Any) -> tuple[str, list[dict[str, Any]]]:
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise DataError('field \'conversations\' is no list of {"from", "value"}')
-    if len(value) < 2:
-        raise DataError(f"field 'conversations' has {len(value)} messages, wanted at least 2")
-    if value[0].get("from") == "system":
-        return text(value[0], "value"), value[1:]
-    return "", value
-
-
-def _role(message: dict[str, Any], roles: dict[str, str]) -> str:
-    role = message.get("from")
-    if role not in roles:
-        raise DataError(f"a message is from '{role}', wanted {' or '.join(roles)} (field_human, field_model rename them)")
-    return roles[role]
+def _has(row: Row, key: str) -> bool:
+    messages = messages_of(row, "conversations", '{"role", "text"}', 1)
+    return key in messages[0]

@@ -2,7 +2,8 @@
 
 >>> from axolotl_core.params.datasets import Dataset, UserPrompt
 >>> prompt = UserPrompt(field_instruction="q", field_output="a", no_input_format="Q: {instruction}\\nA:")
->>> print(load(Dataset(path="x", type=prompt), None).read({"q": "1 + 1?", "a": " 2"}).marked)
+>>> row = {"q": "1 + 1?", "a": " 2"}
+>>> print(load(Dataset(path="x", type=prompt), None).read(row).marked)
 Q: 1 + 1?
 A:⟦ 2◼⟧
 """
@@ -11,7 +12,8 @@ import string
 
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.datasets import Dataset, UserPrompt
-from axolotl_core.prompts.example import Example, Format, Row, Segment, text, text_or_empty
+from axolotl_core.prompts.example import Example, Format, Row, text, text_or_empty
+from axolotl_core.prompts.wrap import instructed
 
 COLUMNS: tuple[str, ...] = ()
 PLACES = {"format": {"instruction", "input"}, "no_input_format": {"instruction"}, "system_format": {"system"}}
@@ -30,11 +32,9 @@ def load(data: Dataset, style: str | None) -> Format:
         instruction, given = text(row, prompt.field_instruction), text_or_empty(row, prompt.field_input)
         turn = prompt.format if given else prompt.no_input_format
         before = prompt.system_format.format(system=system) if system else ""
-        answer = text_or_empty(row, prompt.field_output)
-        asked = Segment(before + turn.format(instruction=instruction, input=given))
-        return Example((asked, Segment(answer, train=True, end=True)) if answer else (asked,))
+        return instructed(before + turn.format(instruction=instruction, input=given), text_or_empty(row, prompt.field_output))
 
-    return Format("user_defined", (prompt.field_instruction, prompt.field_output), read)
+    return Format("user_defined", (prompt.field_instruction,), read)
 
 
 def _check(option: str, template: str, allowed: set[str]) -> None:

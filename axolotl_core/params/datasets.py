@@ -1,10 +1,10 @@
 """`datasets`: a mapping from a name of the user's to where rows come from and how they become text."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.section import Section
 
 
 class UserPrompt(Section):
@@ -33,8 +33,8 @@ class Dataset(Section):
 
     path: Annotated[str, Field(min_length=1)]
     """A file (json, jsonl, csv, parquet, arrow, text), a folder of such files, or a hub repository."""
-    type: str | UserPrompt = "alpaca"
-    """How a row becomes text: a file of axolotl_core/formats, `alpaca:chat` with a style, or a mapping."""
+    type: str | UserPrompt = "pretokenized"
+    """How a row becomes text: a file of axolotl_core/formats, `alpaca:chat` with a style, `my_module.load_fn` of your own, or a mapping."""
     name: str | None = None
     """Configuration of a hub data set that has several."""
     data_files: str | list[str] | None = None
@@ -47,13 +47,55 @@ class Dataset(Section):
     """Split of a hub data set; unset: `train`."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set."""
+    streaming: bool = False
+    """Read a hub data set row by row, shuffled through a buffer of 10,000, without downloading all of it; needs max_rows or max_bytes."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many rows."""
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many bytes of rows, written as JSON."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A malformed row is an error, or is left out and written to rejected.jsonl with the reason."""
+    rename: dict[str, str] = {}
+    """Columns to rename before the format reads the row, `{options: choices}`; `target.0` is the first of a list."""
+    join: dict[str, str] = {}
+    """Columns that are lists of texts, and what is put between them to make one text: `{source: " "}`."""
+    allow_special_tokens: bool | None = None
+    """Whether `</s>` in a field is the token or plain text; unset: the token in `completion` and `metharme`, else text."""
     conversation: str | None = None
-    """Template of conversation types: `vicuna_v1.1` (unset), `chatml`."""
+    """Template of conversation types, a name of prompts/conversations.toml; unset: `vicuna_v1.1`."""
     field: str | None = None
     """Column that `completion` reads; unset: `text`."""
     field_human: str | None = None
     """Name of the user's role in conversations; unset: `human`."""
     field_model: str | None = None
     """Name of the model's role in conversations; unset: `gpt`."""
-    rename: Annotated[dict[str, str], Built()] = {}
-    """Columns to rename before the format reads the row."""
+    roles_to_train: list[str] | None = None
+    """Roles of a conversation that are trained, by the data's names or as system, user, assistant, tool; unset: the assistant."""
+    train_role_prefix: bool = False
+    """Train `ASSISTANT:` in front of the answer too."""
+    chat_template: str | None = None
+    """A Jinja file for `type: chat_template`; unset or `tokenizer_default`: the tokenizer's own."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Further variables of the chat template, `{enable_thinking: false}`."""
+    field_messages: str | None = None
+    """Column with the messages for `chat_template`; unset: `messages` or `conversations`."""
+    message_field_role: str | None = None
+    """Key of a message's role; unset: `role` or `from`."""
+    message_field_content: str | None = None
+    """Key of a message's text; unset: `content` or `value`."""
+    message_field_training: str | None = None
+    """Key that switches training off where a message has false there."""
+    roles: dict[Literal["system", "user", "assistant", "tool"], list[str]] = {}
+    """More names that the data gives to roles, `{assistant: [bot]}`."""
+    train_on_eot: bool = True
+    """With `chat_template`, train the token that ends a trained turn."""
+
+    def reading(self) -> dict[str, Any]:
+        """Identity of what makes text of a row: all options but those that say where rows come from."""
+        return {option: value for option, value in self.identity().items() if option not in SOURCE}
+
+
+SOURCE = frozenset(
+    {"path", "name", "data_files", "ds_type", "shards", "train_on_split", "revision", "streaming", "max_rows", "max_bytes", "on_bad_row"}
+)
+"""Options that say which rows there are, and nothing of what is made of one."""

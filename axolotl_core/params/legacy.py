@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import Document, Where
 from axolotl_core.params.whole import SECTIONS, section_of
 
@@ -34,6 +35,9 @@ GONE = {
     "strict": "an unknown option is always an error",
     "device_map": "the machine section says where the model runs",
 }
+PRETRAINING = "pretraining_dataset"
+PRETRAINING_NUMBERS = {"max_steps": 0, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 2048}
+BYTES_A_TOKEN = 8
 NOTHING: dict[str, Any] = {"fsdp": None, "fsdp_config": {}, "special_tokens": {}, "tokens": []}
 """What an empty `fsdp:` and the like mean here."""
 
@@ -62,6 +66,8 @@ def sectioned(document: Document) -> Document:
         fate = fate_of(option)
         if option == "datasets":
             _datasets(document, out)
+        elif option == PRETRAINING:
+            _pretraining(document, out)
         elif fate.fate == "gone":
             continue
         elif fate.told in section_of():
@@ -86,6 +92,8 @@ def fate_of(option: str) -> Fate:
         return Fate(option, "gone", GONE[option])
     if option in RENAMED:
         return Fate(option, "renamed", RENAMED[option])
+    if option == PRETRAINING:
+        return Fate(option, "renamed", "datasets")
     if option in section_of() or option == "datasets":
         return Fate(option, "kept", option)
     return Fate(option, "unknown", "")
@@ -114,6 +122,32 @@ def _datasets(document: Document, out: Document) -> None:
             named[name] = {**entry, "name": configuration} if isinstance(configurations, list) else entry
             _copy_lines(document, ("datasets", i), out, ("datasets", name))
     out.values["datasets"] = named
+
+
+def _pretraining(document: Document, out: Document) -> None:
+    """`pretraining_dataset: repo` → a streamed data set of plain text, long enough for max_steps.
+
+    Text has fewer than BYTES_A_TOKEN bytes a token, so what is fetched suffices for one pass of max_steps steps.
+    Raises ParamsError beside `datasets`, and without max_steps.
+    """
+    given, values = document.values[PRETRAINING], document.values
+    if given is None:
+        return
+    place = document.place((PRETRAINING,))
+    if values.get("datasets"):
+        raise ParamsError(f"{place}: {PRETRAINING} and datasets are both set; remove one")
+    numbers = {option: values.get(option) or default for option, default in PRETRAINING_NUMBERS.items()}
+    if not isinstance(given, str | dict) or not all(isinstance(number, int) for number in numbers.values()) or not numbers["max_steps"]:
+        raise ParamsError(f"{place}: {PRETRAINING} is a repository, and max_steps says how much of it is read; set max_steps to a number")
+    rows = values.get("batch_size") or numbers["micro_batch_size"] * numbers["gradient_accumulation_steps"]
+    entry = {"path": given} if isinstance(given, str) else {k: v for k, v in given.items() if v is not None}
+    entry = {"type": "completion", "max_bytes": BYTES_A_TOKEN * numbers["max_steps"] * rows * numbers["sequence_len"], **entry}
+    if "split" in entry:
+        entry["train_on_split"] = entry.pop("split")
+    out.values["datasets"] = {"pretraining": {"streaming": not PurePosixPath(str(entry.get("path"))).suffix, **entry}}
+    out.lines[("datasets",)] = document.lines.get((PRETRAINING,), 0)
+    if "sample_packing" not in values:
+        out.set(("packing", "sample_packing"), True)
 
 
 def _free_name(entry: Any, configuration: str | None, taken: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ class Machine(Section):
     num_processes: Annotated[int | None, Built(1)] = None
     """Training processes; unset: one."""
     dataset_processes: Annotated[int, Field(ge=1)] | None = None
-    """Processes that tokenise; unset: one, whose threads use all cores. Pays off from some sixteen cores on."""
+    """Processes that fetch and tokenise, one data set each; unset: one a core. A single data set is tokenised by one process,
+    whose threads use all cores, or by as many as are given here: that pays off from some sixteen cores on."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     sdp_attention: bool = False

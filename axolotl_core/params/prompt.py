@@ -1,5 +1,7 @@
 """`prompt`: what shapes ids and labels for all data sets. An edit re-runs tokenize onward."""
 
+from typing import Literal
+
 from axolotl_core.params.section import Section
 
 
@@ -8,3 +10,5 @@ class Prompt(Section):
 
     train_on_inputs: bool = False
     """Train on the prompt too, not only on the answers."""
+    mask_check: Literal["error", "warn"] = "error"
+    """What to do where an answer's end is never trained, or where the ids do not give the text back."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from axolotl_core import lookup
 from axolotl_core.params.document import Where
 from axolotl_core.params.whole import Params
 
@@ -54,19 +55,30 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
             if option.startswith("lora_") and value:
                 yield ("adapter", option), f"{option} does nothing without an adapter; set adapter: lora or remove it"
     for name, data in params.datasets.items():
-        if isinstance(data.type, str):
-            base = data.type.partition(":")[0].partition(".")[0]
-            for option, types in OPTIONS_OF_TYPES.items():
-                if getattr(data, option) is not None and base not in types:
-                    yield (
-                        ("datasets", name, option),
-                        f"{option} does nothing with type '{data.type}'; it is for {', '.join(types)}",
-                    )
+        base = data.type.partition(":")[0].partition(".")[0] if isinstance(data.type, str) else "user_defined"
+        base = "sharegpt" if base == "sharegpt_simple" else base
+        for option in data.identity():
+            types = OPTIONS_OF_TYPES.get(option, (base,))
+            if base not in types and base in lookup.names(FORMATS):  # a format of the user's own may read what it likes
+                yield ("datasets", name, option), f"{option} does nothing with type '{base}'; it is for {', '.join(types)}"
+        if data.streaming and data.max_rows is None and data.max_bytes is None:
+            yield (
+                ("datasets", name, "streaming"),
+                "streaming is true, but neither max_rows nor max_bytes says where to stop, and an artifact is finite; set one",
+            )
 
 
+FORMATS = "axolotl_core.formats"
+CONVERSATIONS = ("sharegpt", "llama2_chat")
+CHAT = ("chat_template",)
 OPTIONS_OF_TYPES = {
-    "conversation": ("sharegpt",),
-    "field_human": ("sharegpt",),
-    "field_model": ("sharegpt",),
+    "conversation": ("sharegpt", "sharegpt_jokes"),
+    "field_human": CONVERSATIONS,
+    "field_model": CONVERSATIONS,
     "field": ("completion",),
+    "roles_to_train": (*CONVERSATIONS, *CHAT),
+    "train_role_prefix": (*CONVERSATIONS, "sharegpt_jokes"),
+    **dict.fromkeys(("chat_template", "chat_template_kwargs", "field_messages", "message_field_role", "message_field_content"), CHAT),
+    **dict.fromkeys(("message_field_training", "roles", "train_on_eot"), CHAT),
 }
+"""Options that only some formats read."""

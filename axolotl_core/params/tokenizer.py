@@ -14,8 +14,8 @@ class Tokenizer(Section):
     """Class in transformers."""
     tokenizer_use_fast: Annotated[bool, Built()] = True
     """The tokenizers library encodes everything here; there are no slow twins."""
-    tokenizer_legacy: Annotated[bool | None, Built()] = None
-    """Space handling of old Llama tokenizers."""
+    tokenizer_legacy: bool | None = None
+    """Whether a sentencepiece tokenizer puts a blank behind special tokens too; unset: as its own config says."""
     special_tokens: dict[Literal["bos_token", "eos_token", "pad_token", "unk_token"], str] = {}
     """Special tokens to set; one that the vocabulary lacks is added."""
     tokens: list[str] = []

@@ -66,7 +66,5 @@ class Training(Section):
     """Whether more of it is better."""
     early_stopping_patience: Annotated[int | None, Built()] = None
     """Stop after so many evaluations without a better one."""
-    pretraining_dataset: Annotated[str | dict[str, Any] | None, Built()] = None
-    """A hub data set to stream instead of `datasets`."""
     seed: int = 42
     """Seed of the order of rows, of new weights and of dropout; 0 is a seed."""

@@ -1,34 +1,69 @@
 """`type:` → Format, and what to say when a row does not fit it."""
 
+import dataclasses
+import importlib.util
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from axolotl_core import lookup
 from axolotl_core.errors import DataError, ParamsError, nearest
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.prompts.example import Example, Format
+from axolotl_core.prompts.example import ROLES, Example, Format, Ids, Segment, Vocabulary
 
 FORMATS = "axolotl_core.formats"
+THEIR_MISTAKES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError, SyntaxError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What a format of the user's own may raise."""
 
 
-def format_of(data: Dataset) -> Format:
+def format_of(data: Dataset, root: Path = Path()) -> Format:
     """`alpaca` → formats/alpaca.py load(); `alpaca:chat` with a style; `sharegpt.load_role` its load_role(); a mapping.
 
+    `my_module.load_fn` is a function of my_module.py in `root`, the folder of params.yaml, where Jinja files lie too.
     Raises ParamsError: no such format, function or style.
     """
+    if data.chat_template and (root / data.chat_template).is_file():
+        data = data.model_copy(update={"chat_template": str(root / data.chat_template)})
     if not isinstance(data.type, str):
-        return lookup.find(FORMATS, "user_defined", "format").load(data, None)
-    base, _, style = data.type.partition(":")
-    name, _, function = base.partition(".")
-    module = lookup.find(FORMATS, name, "format")
-    known = [f for f in vars(module) if f == "load" or f.startswith("load_")]
-    if (function or "load") not in known:
-        near = nearest(function, known)
-        raise ParamsError(f"the format {name} has no '{function}'{near}; it has {', '.join(known)}")
-    return getattr(module, function or "load")(data, style or None)
+        format = lookup.find(FORMATS, "user_defined", "format").load(data, None)
+    else:
+        base, _, style = data.type.partition(":")
+        name, _, function = base.partition(".")
+        own = module_file(data, root)
+        module = _imported(own) if own else lookup.find(FORMATS, OLD_NAMES.get(name, name), "format")
+        known = [f for f in vars(module) if f == "load" or f.startswith("load_")]
+        if (function or "load") not in known:
+            near = nearest(function, known)
+            raise ParamsError(f"the format {name} has no '{function or 'load'}'{near}; it has {', '.join(known) or 'none'}")
+        load = getattr(module, function or "load")
+        format = _theirs(load, own, data, style or None) if own else load(data, style or None)
+    return dataclasses.replace(format, markup=format.markup if data.allow_special_tokens is None else data.allow_special_tokens)
 
 
-def read(format: Format, row: dict[str, Any]) -> Example:
+OLD_NAMES = {"sharegpt_simple": "sharegpt"}
+
+
+def module_file(data: Dataset, root: Path) -> Path | None:
+    """my_module.py of `type: my_module.load_fn`, where it lies in `root` and no format of ours has the name."""
+    if not isinstance(data.type, str):
+        return None
+    name = data.type.partition(":")[0].partition(".")[0]
+    file = root / f"{name}.py"
+    return file if name.isidentifier() and file.is_file() and name not in lookup.names(FORMATS) else None
+
+
+def files_read(data: Dataset, root: Path) -> list[Path]:
+    """Files beside params.yaml that decide what becomes of a row: a module of the user's, a Jinja file."""
+    jinja = root / data.chat_template if data.chat_template and (root / data.chat_template).is_file() else None
+    return [file for file in (module_file(data, root), jinja) if file]
+
+
+def read(format: Format, row: dict[str, Any]) -> Example | Ids:
     """The row as an Example. Raises DataError that says what the row has and which format would read it."""
     missing = [column for column in format.columns if column not in row]
     if missing:
@@ -39,8 +74,78 @@ def read(format: Format, row: dict[str, Any]) -> Example:
 
 def _other(columns: Iterable[str]) -> str:
     have = set(columns)
-    for name in lookup.names(FORMATS):
-        wanted = lookup.find(FORMATS, name, "format").COLUMNS
-        if wanted and have.issuperset(wanted):
-            return f"; the format '{name}' would read it"
+    wanted = {name: lookup.find(FORMATS, name, "format").COLUMNS for name in lookup.names(FORMATS)}
+    fit = [f"'{name}'" for name, names in wanted.items() if names and have.issuperset(names)]
+    if fit:
+        return f"; the format {' or '.join(fit)} would read it"
     return "; a prompt of your own can be written as a mapping under `type:`"
+
+
+def _imported(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"axolotl_formats_{file.stem}", file)
+    assert spec is not None, file
+    assert spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except THEIR_MISTAKES as error:
+        raise ParamsError(f"{file.name}:{_line(error, file)}: cannot be imported: {type(error).__name__}: {error}") from None
+    return module
+
+
+def _theirs(load: Any, file: Path, data: Dataset, style: str | None) -> Format:
+    """The Format that a function of the user's gives; what it raises is told with its line."""
+    try:
+        format = load(data, style)
+    except (DataError, ParamsError):
+        raise
+    except THEIR_MISTAKES as error:
+        raise ParamsError(f"{file.name}:{_line(error, file)}: {type(error).__name__}: {error}") from None
+    if not isinstance(format, Format):
+        raise ParamsError(f"{file.name}: {load.__name__} returns {type(format).__name__}, wanted a Format of axolotl_core.prompts.example")
+    return _guarded(format, file, load.__name__)
+
+
+def _guarded(format: Format, file: Path, function: str) -> Format:
+    def read(row: dict[str, Any]) -> Example | Ids:
+        try:
+            made = format.read(row)
+        except DataError:
+            raise
+        except THEIR_MISTAKES as error:
+            raise DataError(f"{file.name}:{_line(error, file)}: {type(error).__name__}: {error}") from None
+        if wrong := _wrong(made):
+            raise DataError(f"{file.name}: {function} {wrong}")
+        return made
+
+    def fit(vocabulary: Vocabulary) -> Format:
+        assert format.fit is not None
+        try:
+            return _guarded(format.fit(vocabulary), file, function)
+        except THEIR_MISTAKES as error:
+            raise ParamsError(f"{file.name}:{_line(error, file)}: {type(error).__name__}: {error}") from None
+
+    return dataclasses.replace(format, read=read, fit=fit if format.fit else None)
+
+
+def _wrong(made: Any) -> str | None:
+    """What is wrong with what a format of the user's made of a row."""
+    if isinstance(made, Ids):
+        return None
+    if not isinstance(made, Example):
+        return f"made {type(made).__name__} of a row, wanted an Example"
+    for i, segment in enumerate(made.segments):
+        if not isinstance(segment, Segment) or not isinstance(segment.text, str):
+            return f"made a segment of {type(getattr(segment, 'text', segment)).__name__}, wanted text"
+        if segment.role not in ROLES:
+            return f"gave a segment the role '{segment.role}'{nearest(segment.role, ROLES)}; there are {', '.join(ROLES)}"
+        if i == 0 and segment.glue:
+            return "glued the first segment, and there is none before it"
+    return None
+
+
+def _line(error: BaseException, file: Path) -> int:
+    if isinstance(error, SyntaxError):
+        return error.lineno or 0
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    return (lines[-1] or 0) if lines else 0

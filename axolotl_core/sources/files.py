@@ -9,7 +9,11 @@ from axolotl_core.sources.place import SUFFIXES, Place, only_hub
 
 def fits(place: Place, name: str, data: Dataset) -> None:
     """Raises ParamsError for options of data set `name` that do nothing where its rows lie."""
-    only_hub(place, f"datasets.{name}", {"name": data.name, "revision": data.revision, "train_on_split": data.train_on_split})
+    only_hub(
+        place,
+        f"datasets.{name}",
+        {"name": data.name, "revision": data.revision, "train_on_split": data.train_on_split, "streaming": data.streaming},
+    )
     if place.kind == "file" and data.data_files:
         raise ParamsError(f"datasets.{name}.data_files is set, but {place.text} is one file; remove it, or give the folder as path")
     if place.kind == "hub" and data.ds_type:

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Reposit
 
 from axolotl_core.errors import DataError
 
+BUFFER_ROWS, SHUFFLE_SEED = 10_000, 42
 NO_NETWORK = (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, TimeoutError)
 
 
@@ -20,13 +21,16 @@ def read_hub(
     split: str | None,
     revision: str | None,
     token: bool,
+    streaming: bool = False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, row) of `split`, or of `train`.
+
+    streaming: rows are read as they are asked for, shuffled through a buffer of BUFFER_ROWS from SHUFFLE_SEED.
 
     Raises DataError: no such repository, no such configuration or split, no network.
     """
     try:
-        found = datasets.load_dataset(repository, name, data_files=data_files, revision=revision, token=token)
+        found = datasets.load_dataset(repository, name, data_files=data_files, revision=revision, token=token, streaming=streaming)
     except (DatasetNotFoundError, RepositoryNotFoundError) as error:
         raise DataError(f"{repository}: neither a file or folder here nor a data set of the hub: {_one_line(error)}") from None
     except NO_NETWORK as error:
@@ -36,8 +40,9 @@ def read_hub(
     wanted = split or "train"
     if wanted not in found:
         raise DataError(f"{repository}: has no split '{wanted}'; it has {', '.join(found)}; set train_on_split")
+    rows = found[wanted].shuffle(seed=SHUFFLE_SEED, buffer_size=BUFFER_ROWS) if streaming else found[wanted]
     line = 0
-    for block in found[wanted].iter(1000):
+    for block in rows.iter(1000):
         columns = list(block)
         for values in zip(*block.values(), strict=True):
             line += 1

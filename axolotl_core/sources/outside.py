@@ -7,6 +7,7 @@ from pathlib import Path
 
 from axolotl_core.artifacts.key import StatCache
 from axolotl_core.params.whole import Params
+from axolotl_core.prompts.resolve import files_read
 from axolotl_core.sources.files import files_of
 from axolotl_core.sources.place import Place, resolve
 
@@ -39,3 +40,8 @@ def _model(place: Place, params: Params, stats: StatCache, *, weights: bool) -> 
         return {"file": stats.digest(place.local)}
     files = sorted({p for pattern in MODEL_FILES for p in place.local.glob(pattern)})
     return {p.name: stats.digest(p) for p in files if weights or p.suffix not in (".safetensors", ".bin", ".gguf")}
+
+
+def format(params: Params, name: str, root: Path, stats: StatCache) -> dict[str, str]:
+    """Digest of each file of the user's that decides what becomes of a row: a module, a Jinja file."""
+    return {f"format:{file.name}": stats.digest(file) for file in files_read(params.datasets[name], root)}

@@ -19,38 +19,114 @@ from axolotl_core.artifacts.table import BLOCK_ROWS, TableWriter
 from axolotl_core.errors import DataError
 
 SCHEMA = pa.schema([("row", pa.string()), ("line", pa.int32()), ("file", pa.int32())])
+REJECTED = "rejected.jsonl"
+MOST_PROBLEMS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """A row of the user's and where it stands; `file` is as the user wrote it, `line` counts from 1."""
+    """A row of the user's and where it stands; `file` is as the user wrote it, `line` counts from 1.
+
+    `problem` says why it is none; `values` is then what could be read of it.
+    """
 
     file: str
     line: int
-    values: dict[str, Any]
+    values: Any
+    problem: str | None = None
 
 
-def write_raw(folder: Path, rows: Iterator[SourceRow], source: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RawBlock:
+    """Rows of one batch of the table: JSON texts, and where they stand in the user's files."""
+
+    texts: list[str]
+    lines: list[int]
+    files: list[int]
+    sources: list[str]
+
+    def place(self, i: int) -> str:
+        """`data/faq.jsonl:3`."""
+        return f"{self.sources[self.files[i]]}:{self.lines[i]}"
+
+    def rejected(self, i: int, reason: str) -> bytes:
+        """A line of rejected.jsonl."""
+        told = {"reason": reason, "file": self.sources[self.files[i]], "line": self.lines[i], "row": orjson.loads(self.texts[i])}
+        return orjson.dumps(told) + b"\n"
+
+
+def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: bool = False, max_bytes: int | None = None) -> dict[str, Any]:
     """Write rows in the order they come; returns the facts {"rows": count, "sources": names of the files}.
 
-    Raises DataError where there is no row, or one that is not JSON.
+    skip: rows with a problem go to rejected.jsonl and are counted as `malformed`; else they are an error.
+    max_bytes: stop with the row that reaches so many bytes.
+    Raises DataError where there is no row, one that is not JSON, or (the first ten of) those with a problem.
     """
     files: dict[str, int] = {}
-    with TableWriter(folder, SCHEMA) as table:
+    problems: list[str] = []
+    rejected = written = 0
+    rejects = folder / REJECTED
+    with TableWriter(folder, SCHEMA) as table, rejects.open("wb") as out:
         while block := list(islice(rows, BLOCK_ROWS)):
-            texts = pa.array([_json(row) for row in block], pa.string())
-            lines = pa.array([row.line for row in block], pa.int32())
-            indexes = pa.array([files.setdefault(row.file, len(files)) for row in block], pa.int32())
-            table.write(pa.record_batch([texts, lines, indexes], schema=SCHEMA))
+            good = []
+            for row in block:
+                if row.problem is None:
+                    good.append(row)
+                elif skip:
+                    rejected += 1
+                    out.write(orjson.dumps({"reason": row.problem, "file": row.file, "line": row.line, "row": row.values}) + b"\n")
+                else:
+                    problems.append(f"{row.file}:{row.line}: {row.problem}")
+            if len(problems) >= MOST_PROBLEMS:
+                break
+            if not good:
+                continue
+            texts = [_json(row) for row in good]
+            full = False
+            if max_bytes is not None:
+                stop = _reaching(texts, max_bytes - written)
+                full = stop < len(texts) or written + sum(map(len, texts)) >= max_bytes
+                good, texts = good[:stop], texts[:stop]
+                written += sum(len(text.encode()) for text in texts)
+            lines = pa.array([row.line for row in good], pa.int32())
+            indexes = pa.array([files.setdefault(row.file, len(files)) for row in good], pa.int32())
+            table.write(pa.record_batch([pa.array(texts, pa.string()), lines, indexes], schema=SCHEMA))
+            if full:
+                break
+    if problems:
+        raise DataError(first_of(problems))
     if table.rows == 0:
-        raise DataError(f"{source}: the data set is empty, it has no row")
-    return {"rows": table.rows, "sources": list(files)}
+        told = f"; all of its {rejected} rows are malformed, the first at {_first(rejects)}" if rejected else ", it has no row"
+        raise DataError(f"{source}: the data set is empty{told}")
+    if not rejected:
+        rejects.unlink()
+    return {"rows": table.rows, "sources": list(files), **({"malformed": rejected} if rejected else {})}
 
 
-def read_raw(batch: pa.RecordBatch, sources: list[str]) -> list[SourceRow]:
+def first_of(problems: list[str]) -> str:
+    """At most ten problems, a line each."""
+    more = "\n(the first ten are shown; `on_bad_row: skip` leaves malformed rows out)" if len(problems) >= MOST_PROBLEMS else ""
+    return "\n".join(problems[:MOST_PROBLEMS]) + more
+
+
+def read_raw(batch: pa.RecordBatch, sources: list[str]) -> RawBlock:
     """The rows of one batch of the table; sources: that fact of the manifest."""
-    columns = (batch.column(name).to_pylist() for name in ("row", "line", "file"))
-    return [SourceRow(sources[file], line, orjson.loads(text)) for text, line, file in zip(*columns, strict=True)]
+    return RawBlock(*(batch.column(name).to_pylist() for name in ("row", "line", "file")), sources)
+
+
+def _reaching(texts: list[str], room: int) -> int:
+    """How many texts it takes to fill `room` bytes, at most all of them."""
+    for i, text in enumerate(texts):
+        room -= len(text.encode())
+        if room <= 0:
+            return i + 1
+    return len(texts)
+
+
+def _first(rejects: Path) -> str:
+    with rejects.open("rb") as file:
+        row = orjson.loads(next(file))
+    return f"{row['file']}:{row['line']}: {row['reason']}"
 
 
 def _json(row: SourceRow) -> str:

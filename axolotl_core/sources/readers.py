@@ -1,11 +1,14 @@
-"""Files → rows, one reader a suffix. Each yields (line, row): line counts from 1, row is a dict.
+"""Files → rows, one reader a suffix. Each yields (line, row): line counts from 1, row is a dict, or Bad.
 
 data/faq.jsonl, line 3: {"instruction": "Add"}  →  (3, {"instruction": "Add"})
+
+A row that is malformed by itself is Bad and reading goes on; a file that cannot be read further is a DataError.
 """
 
 import csv
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,17 @@ from axolotl_core.errors import DataError, nearest
 from axolotl_core.sources.place import SUFFIXES
 
 Row = dict[str, Any]
-Numbered = Iterator[tuple[int, Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A row that is none: what to tell of it, and what could be read."""
+
+    told: str
+    value: Any
+
+
+Numbered = Iterator[tuple[int, Row | Bad]]
 READ_ROWS = 1000
 csv.field_size_limit(2**31 - 1)  # the default is too short for documents
 
@@ -30,7 +43,7 @@ def read_json(path: Path, shown: str) -> Numbered:
     return _json_list(path, shown) if first == b"[" else read_jsonl(path, shown)
 
 
-def read_jsonl(path: Path, shown: str) -> Numbered:
+def read_jsonl(path: Path, _: str) -> Numbered:
     """One object a line; empty lines are skipped but counted."""
     with path.open("rb") as file:
         for line, text in enumerate(file, 1):
@@ -38,10 +51,9 @@ def read_jsonl(path: Path, shown: str) -> Numbered:
             if text.isspace():
                 continue
             try:
-                row = orjson.loads(text)
+                yield line, _object(orjson.loads(text))
             except orjson.JSONDecodeError as error:
-                raise DataError(f"{shown}:{line}: malformed JSON: {error}; it begins with {_beginning(text)}") from None
-            yield line, _object(shown, line, row)
+                yield line, Bad(f"malformed JSON: {error}; it begins with {_beginning(text)}", text.decode("utf-8", "replace"))
 
 
 def read_csv(path: Path, shown: str) -> Numbered:
@@ -52,8 +64,10 @@ def read_csv(path: Path, shown: str) -> Numbered:
             for row in reader:
                 if None in row or None in row.values():
                     got = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or ())
-                    raise DataError(f"{shown}:{reader.line_num}: got {got} fields, wanted {len(reader.fieldnames or ())}")
-                yield reader.line_num, row
+                    told = f"got {got} fields, wanted {len(reader.fieldnames or ())}"
+                    yield reader.line_num, Bad(told, [v for v in row.values() if v is not None])
+                else:
+                    yield reader.line_num, row
         except csv.Error as error:
             raise DataError(f"{shown}:{reader.line_num}: malformed CSV: {error}") from None
         except UnicodeDecodeError as error:
@@ -122,7 +136,7 @@ def _json_list(path: Path, shown: str) -> Numbered:
     except orjson.JSONDecodeError as error:
         raise DataError(f"{shown}:{error.lineno}: malformed JSON: {error}") from None
     for i, row in enumerate(rows, 1):
-        yield i, _object(shown, i, row)
+        yield i, _object(row)
 
 
 def _numbered(batches: Iterator[pa.RecordBatch]) -> Numbered:
@@ -133,10 +147,10 @@ def _numbered(batches: Iterator[pa.RecordBatch]) -> Numbered:
             yield line, row
 
 
-def _object(shown: str, line: int, row: Any) -> Row:
-    if not isinstance(row, dict):
-        raise DataError(f'{shown}:{line}: got {_beginning(orjson.dumps(row))}, wanted an object such as {{"instruction": …}}')
-    return row
+def _object(row: Any) -> Row | Bad:
+    if isinstance(row, dict):
+        return row
+    return Bad(f'got {_beginning(orjson.dumps(row))}, wanted an object such as {{"instruction": …}}', row)
 
 
 def _beginning(text: bytes) -> str:

@@ -4,81 +4,152 @@
     ids        14   3   88 … 7 | 34   2         one encode_batch_fast over all segments of the block
     labels   -100 -100 -100 …  | 34   2         set together with the ids, so they cannot drift
 
-Each segment is encoded by itself, BOS goes in front of a row if the tokenizer adds one, EOS after a segment that
-says `end`. Labels are not shifted.
+Each segment is encoded by itself, but those glued together, which are encoded in one: there a token is trained when
+its first character is. BOS goes in front of a row if the tokenizer adds one, EOS after a segment that says `end`.
+Labels are not shifted. On the way it is seen whether the ids give the text back and whether each turn's end is trained.
 """
 
-from dataclasses import dataclass, field
-from itertools import chain
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
+import orjson
 
 from axolotl_core.errors import DataError
 from axolotl_core.prompts import resolve
-from axolotl_core.prompts.example import Example, Format
-from axolotl_core.sources.raw import SourceRow
+from axolotl_core.prompts.columns import shaped
+from axolotl_core.prompts.example import ROLES, Example, Format, Ids, Row
+from axolotl_core.prompts.template import BEGIN, END, MARK
+from axolotl_core.tokens.cut import Cut, Cutter
+from axolotl_core.tokens.draft import EMPTY, Draft, given_ids
+from axolotl_core.tokens.encoded import COLUMN, UNTRAINED, Encoded, pick
+from axolotl_core.tokens.guard import ALIAS, GUARD, Guard
 from axolotl_core.tokens.tokenizer import Tokenizer
 
-UNTRAINED = -100
-SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
-NO_TRAINED_TOKEN = "no trained token"
+NONE: dict[str, str] = {}
+NONCHARACTERS = (GUARD, ALIAS, BEGIN, END, MARK)
+"""They stand for places here, and no text may contain them."""
+LIKE_SPECIAL = re.compile(r"<\|[^|<>\s]+\|>")
+MOST_BLANKS = 5
+ROLE = {role: i for i, role in enumerate(ROLES)}
 
 
-@dataclass
-class Block:
-    """What became of a block of rows. `rejected`: (row, reason); `problems`: sentences that name the row."""
+class RowEncoder:
+    """Encodes rows of one data set. rename and join: see prompts/columns.py."""
 
-    batch: pa.RecordBatch
-    trained_tokens: int = 0
-    rejected: list[tuple[SourceRow, str]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        format: Format,
+        tokenizer: Tokenizer,
+        *,
+        train_on_inputs: bool = False,
+        rename: Mapping[str, str] = NONE,
+        join: Mapping[str, str] = NONE,
+    ) -> None:
+        self.format = format.fit(tokenizer.vocabulary) if format.fit else format
+        self.tokenizer, self.train_on_inputs, self.rename, self.join = tokenizer, train_on_inputs, rename, join
+        self.markup = format.markup  # what fit() gives need not know of it
+        self.guard = Guard(tokenizer.control)
+        self.cutter = Cutter(tokenizer)
+        self.ends = np.fromiter(sorted(tokenizer.ends), np.int32)
 
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Encode rows given as JSON texts. A row that cannot be read is `bad` and has the reason."""
+        draft = Draft(len(texts))
+        examples: list[tuple[int, Example]] = []
+        own: list[tuple[int, Ids]] = []
+        for i, text in enumerate(texts):
+            try:
+                read = self._read(text, draft.stats[i])
+            except DataError as error:
+                draft.reject(i, str(error))
+                continue
+            if isinstance(read, Ids):
+                own.append((i, read))
+            elif any(segment.train for segment in read.segments):
+                examples.append((i, read))
+        made = self._examples(examples, draft) if examples else draft.encoded(EMPTY, EMPTY, np.zeros(len(texts), np.int64))
+        if own:
+            given = given_ids(own, draft, self.tokenizer.eos_id)
+            part = np.zeros(len(texts), np.int64)
+            part[[i for i, _ in own]] = 1
+            made = pick([made, given], part, np.arange(len(texts)))
+        return draft.without_rejected(made)
 
-def encode_block(rows: list[SourceRow], first: int, format: Format, tokenizer: Tokenizer, *, train_on_inputs: bool = False) -> Block:
-    """Encode the rows whose index in raw/ begins at `first`."""
-    block = Block(pa.record_batch([[], [], []], schema=SCHEMA))
-    examples: list[Example] = []
-    indexes: list[int] = []
-    for i, row in enumerate(rows, first):
-        try:
-            example = resolve.read(format, row.values)
-        except DataError as error:
-            block.problems.append(f"{row.file}:{row.line}: {error}")
-            continue
-        if any(segment.train for segment in example.segments):
-            examples.append(example)
-            indexes.append(i)
-        else:
-            block.rejected.append((row, NO_TRAINED_TOKEN))
-    if examples:
-        ids, labels, offsets = encode(examples, tokenizer, train_on_inputs)
-        block.batch = pa.record_batch([_lists(ids, offsets), _lists(labels, offsets), pa.array(indexes, pa.int64())], schema=SCHEMA)
-        block.trained_tokens = int(np.count_nonzero(labels != UNTRAINED))
-    return block
+    def _read(self, text: str, stats: np.ndarray) -> Example | Ids:
+        row: Row = orjson.loads(text)
+        if not text.isascii() and (found := next((mark for mark in NONCHARACTERS if mark in text), None)):
+            raise DataError(f"a field holds the noncharacter U+{ord(found):X}; remove it")
+        if self.guard.may_be_in(text):
+            stats[COLUMN["control"]] = self.guard.count(row)
+            if not self.markup:
+                row = self.guard.apply(row)
+        return resolve.read(self.format, shaped(row, self.rename, self.join) if self.rename or self.join else row)
 
+    def _examples(self, examples: list[tuple[int, Example]], draft: Draft) -> Encoded:
+        """The examples encoded, each in its row; fills in what is counted of it."""
+        segments = [segment for _, example in examples for segment in example.segments]
+        counts = np.fromiter((len(example.segments) for _, example in examples), np.int64, len(examples))
+        rows = np.repeat(np.fromiter((i for i, _ in examples), np.int64, len(examples)), counts)
+        texts = [segment.text for segment in segments]
+        cut = self.cutter.cut(texts, np.fromiter((segment.glue for segment in segments), bool, len(segments)))
+        draft.stats[rows[cut.lost], COLUMN["lossy"]] = 1
+        for s, told in cut.problems.items():
+            draft.reject(rows[s], told)
+        if any("<|" in text for text in texts):
+            self._note_split(texts, rows, draft)
+        begins = np.fromiter((segment.begin for segment in segments), bool, len(segments))
+        begins[(np.cumsum(counts) - counts)[[example.bos for _, example in examples]]] = True
+        ids, lengths = self._with_ends(cut, begins, np.fromiter((segment.end for segment in segments), np.int64, len(segments)))
+        own = np.fromiter((segment.train for segment in segments), bool, len(segments))
+        trained = own | self.train_on_inputs
+        labels = np.where(np.repeat(trained, lengths), ids, np.int32(UNTRAINED))
+        roles = np.fromiter((ROLE[segment.role] for segment in segments), np.int64, len(segments))
+        count = len(draft.reasons)
+        cells, size = rows * len(ROLES) + roles, count * len(ROLES)
+        draft.stats[:, : len(ROLES)] = np.bincount(cells, lengths, size).reshape(-1, len(ROLES))
+        draft.stats[:, len(ROLES) : 2 * len(ROLES)] = np.bincount(cells, lengths * trained, size).reshape(-1, len(ROLES))
+        asked = np.repeat(np.fromiter((example.ends for _, example in examples), bool, len(examples)), counts)
+        self._count_turns((roles == ROLE["assistant"]) & own & (lengths > 0), rows, np.cumsum(lengths), ids, asked, draft)
+        return draft.encoded(ids, labels, np.bincount(rows, lengths, count).astype(np.int64))
 
-def encode(examples: list[Example], tokenizer: Tokenizer, train_on_inputs: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flat ids, flat labels (int32 both), and offsets (int32, one more than examples) into them."""
-    segments = [segment for example in examples for segment in example.segments]
-    encoded = tokenizer.backend.encode_batch_fast([segment.text for segment in segments], add_special_tokens=False)
-    pieces: list[list[int]] = [encoding.ids for encoding in encoded]
-    for piece, segment in zip(pieces, segments, strict=True):
-        if segment.end and (not piece or piece[-1] != tokenizer.eos_id):
-            piece.append(tokenizer.eos_id)
-    counts = np.fromiter((len(example.segments) for example in examples), np.int64, len(examples))
-    starts = np.cumsum(counts) - counts
-    if tokenizer.bos:
-        for i in starts.tolist():
-            pieces[i][:0] = tokenizer.bos
-    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
-    ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(lengths.sum()))
-    trained = np.fromiter((segment.train or train_on_inputs for segment in segments), bool, len(segments))
-    labels = np.where(np.repeat(trained, lengths), ids, np.int32(UNTRAINED))
-    offsets = np.zeros(len(examples) + 1, np.int32)
-    np.cumsum(np.add.reduceat(lengths, starts), out=offsets[1:])
-    return ids, labels, offsets
+    def _count_turns(self, said: np.ndarray, rows: np.ndarray, stops: np.ndarray, ids: np.ndarray, asked: np.ndarray, draft: Draft) -> None:
+        """Turns, and those whose last token ends nothing. said: which segments an assistant says, trained; stops: their ends in ids."""
+        spoken = np.flatnonzero(said)
+        if len(spoken):
+            goes_on = np.append((np.diff(spoken) == 1) & (np.diff(rows[spoken]) == 0), False)
+            last = spoken[~goes_on]
+            unended = ~np.isin(ids[stops[last] - 1], self.ends) & asked[last]
+            for i in np.flatnonzero(unended).tolist():
+                unended[i] = not self._ends_before_blanks(ids[: stops[last[i]]])
+            draft.stats[:, COLUMN["turns"]] = np.bincount(rows[last], minlength=len(draft.reasons))
+            draft.stats[:, COLUMN["unended"]] = np.bincount(rows[last], unended, len(draft.reasons))
 
+    def _ends_before_blanks(self, ids: np.ndarray) -> bool:
+        """Whether the last token that is no blank ends a turn: `<|im_end|>⏎`."""
+        for id in ids[:-MOST_BLANKS:-1].tolist():
+            if id in self.tokenizer.ends:
+                return True
+            if self.tokenizer.decode([id]).strip():
+                return False
+        return False
 
-def _lists(values: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int32()))
+    def _note_split(self, texts: list[str], rows: np.ndarray, draft: Draft) -> None:
+        """Names of what looks like a special token and is none of this tokenizer."""
+        split = {name for name in set(LIKE_SPECIAL.findall("\n".join(texts))) if self.tokenizer.backend.token_to_id(name) is None}
+        for s, text in enumerate(texts) if split else ():
+            if names := split.intersection(LIKE_SPECIAL.findall(text)):
+                have = draft.split[rows[s]]
+                draft.split[rows[s]] = "\n".join(sorted({*names, *(have.split("\n") if have else ())}))
+
+    def _with_ends(self, cut: Cut, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ids and lengths of the segments with BOS in front of those that begin, and EOS behind as often as `ends` says."""
+        eos, bos = self.tokenizer.eos_id, self.tokenizer.bos
+        stops = np.cumsum(cut.lengths)
+        have = np.zeros(len(ends), bool)
+        have[cut.lengths > 0] = cut.ids[stops[cut.lengths > 0] - 1] == eos
+        missing = np.maximum(ends - have, 0)
+        before = begins * len(bos)
+        where = np.repeat(np.stack([stops - cut.lengths, stops], 1).reshape(-1), np.stack([before, missing], 1).reshape(-1))
+        put = np.array([id for b, m in zip(before.tolist(), missing.tolist(), strict=True) for id in (bos * bool(b) + [eos] * m)], np.int32)
+        return np.insert(cut.ids, where, put), cut.lengths + before + missing

@@ -9,11 +9,15 @@ from typing import Any
 import tokenizers
 import transformers
 from gguf import GGUFReader, TokenType
-from tokenizers import pre_tokenizers
+from sentencepiece import SentencePieceProcessor
+from tokenizers import models, normalizers, pre_tokenizers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import generate_merges
 
 from axolotl_core.errors import ModelError
 from axolotl_core.sources.place import Place
+from axolotl_core.tokens.roundtrip import BLANK
+from axolotl_core.tokens.tokenizer import ADDED
 
 LARGEST_LENGTH = 10**9
 """transformers says 1e30 where the maximum length is unknown."""
@@ -36,15 +40,21 @@ def make_tokenizer(
     special_tokens: Mapping[str, str],
     tokens: Sequence[str],
     kind: str = "AutoTokenizer",
+    legacy: bool | None = None,
 ) -> int:
     """Write the tokenizer to `out`; returns the size of its vocabulary. kind: its class in transformers.
 
+    legacy: whether a sentencepiece tokenizer puts a blank in front of each piece of text, also behind a special token.
+
     Raises ModelError: nothing there that transformers can read, no network.
     """
-    tokenizer = _load(place, revision, token, kind)
+    tokenizer = _load(place, revision, token, kind, {} if legacy is None else {"legacy": legacy})
+    sentencepiece = _as_sentencepiece(tokenizer)
     if special_tokens:
         tokenizer.add_special_tokens({name: AddedToken(text, normalized=False) for name, text in special_tokens.items()})
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in tokens])
+    if tokens:
+        (out / ADDED).write_text(json.dumps(sorted(tokens), ensure_ascii=False) + "\n", encoding="utf-8")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(out)
@@ -52,11 +62,13 @@ def make_tokenizer(
         raise ModelError(f"{place.text}: the tokenizer has no tokenizer.json and transformers cannot make one")
     path = out / "tokenizer_config.json"
     config = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in MACHINE_FACTS}
+    if sentencepiece:
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # LlamaTokenizer would build its own pre-tokenizer again
     path.write_text(json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def _load(place: Place, revision: str | None, token: bool, kind: str) -> PreTrainedTokenizerBase:
+def _load(place: Place, revision: str | None, token: bool, kind: str, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
     made_by = getattr(transformers, kind, None)
     if not hasattr(made_by, "from_pretrained"):
         raise ModelError(f"tokenizer.tokenizer_type: transformers has no tokenizer class '{kind}'; remove it")
@@ -64,9 +76,33 @@ def _load(place: Place, revision: str | None, token: bool, kind: str) -> PreTrai
         if place.kind == "file":
             return _from_gguf(place.local)
         source = place.text if place.kind == "hub" else str(place.local)
-        return made_by.from_pretrained(source, revision=revision or "main", token=token)
+        return made_by.from_pretrained(source, revision=revision or "main", token=token, **settings)
     except (OSError, ValueError, struct.error) as error:
         raise ModelError(f"{place.text}: transformers finds no tokenizer there: {' '.join(str(error).split())[:300]}") from None
+
+
+def _as_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Mend what transformers 5 makes of a Llama tokenizer, so that its ids are sentencepiece's. Returns whether it was one.
+
+    It builds a Metaspace pre-tokenizer, whatever tokenizer.json has, which puts no blank in front of a text that begins
+    with one; and of a tokenizer.model it takes the order of the pieces for the order of the merges, not their scores.
+    """
+    backend: tokenizers.Tokenizer = tokenizer.backend_tokenizer
+    facts = json.loads(backend.to_str())
+    pre = facts["pre_tokenizer"] or {}
+    if facts["normalizer"] is not None or (pre.get("type"), pre.get("prepend_scheme"), pre.get("split")) != ("Metaspace", "always", False):
+        return False
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
+    backend.pre_tokenizer = None
+    model_file = Path(str(tokenizer.init_kwargs.get("vocab_file")))
+    if model_file.suffix == ".model" and not model_file.with_name("tokenizer.json").is_file():
+        pieces = SentencePieceProcessor(model_file=str(model_file))
+        scores = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(pieces.get_piece_size())}
+        vocabulary = {piece: i for i, piece in enumerate(scores)}
+        control = {pieces.id_to_piece(i) for i in range(len(vocabulary)) if pieces.is_control(i) or pieces.is_unknown(i)}
+        merges = generate_merges(vocabulary, scores, control)
+        backend.model = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    return True
 
 
 def _from_gguf(path: Path) -> PreTrainedTokenizerBase:

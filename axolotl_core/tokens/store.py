@@ -1,176 +1,197 @@
-"""tokens/<data set>: written block by block with as many processes as one likes, read through memory maps.
+"""tokens/<data set>: written block by block with as many processes as one likes.
 
-The tokenizers library runs on all cores by itself; a second thread here prepares one block while another is encoded.
+The tokenizers library runs on all cores by itself; two more threads here prepare blocks while another is encoded.
 More processes pay off where there are so many cores that Python's part, a tenth of the work, holds the rest up.
 
-The bytes are those of one process: blocks are those of raw/, and they are written in their order.
+    raw block → digests of its rows → known rows from the row cache, new ones to a worker → one batch, in the rows' order
+
+The bytes are those of one process and an empty cache: blocks are those of raw/, and they are written in their order.
 """
 
+import gc
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
-from axolotl_core.artifacts.table import TableWriter, batches, parts
-from axolotl_core.errors import DataError
+from axolotl_core.artifacts.table import TableWriter, batches
+from axolotl_core.errors import DataError, MachineError
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.prompts.resolve import format_of
-from axolotl_core.sources.raw import read_raw
-from axolotl_core.tokens.encode import SCHEMA, UNTRAINED, Block, encode_block
-from axolotl_core.tokens.tokenizer import Tokenizer, read_tokenizer
+from axolotl_core.sources.raw import MOST_PROBLEMS, REJECTED, RawBlock, first_of, read_raw
+from axolotl_core.tokens.encode import RowEncoder
+from axolotl_core.tokens.encoded import Encoded, pick
+from axolotl_core.tokens.report import MaskReport
+from axolotl_core.tokens.rowcache import RowCache, digests_of
+from axolotl_core.tokens.tokenizer import read_tokenizer
 
-THREADS = 2
-MOST_PROBLEMS = 10
+SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
+THREADS = 3
+MALFORMED = "malformed"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """All that a process needs to encode a block; small, so that it can be sent to one."""
+    """All that a process needs to encode rows; small, so that it can be sent to one. root: the folder of params.yaml."""
 
     raw: Path
     sources: list[str]
     tokenizer: Path
     data: Dataset
     train_on_inputs: bool
+    root: Path = Path()
 
-    def blocks(self, processes: int) -> Iterator[Block]:
-        """Every block in order."""
+    def worker(self) -> RowEncoder:
+        """The encoder of rows itself."""
+        format = format_of(self.data, self.root)
+        settings = {"train_on_inputs": self.train_on_inputs, "rename": self.data.rename, "join": self.data.join}
+        return RowEncoder(format, read_tokenizer(self.tokenizer), **settings)
+
+    def blocks(self, processes: int, cache: RowCache) -> Iterator[tuple[RawBlock, Encoded, int]]:
+        """Every block in order: its rows as they came, encoded, and how many of them were not in the cache."""
         if processes == 1:
-            worker = _Worker(self)
+            worker = self.worker()
             with ThreadPoolExecutor(THREADS) as pool:
-                yield from _in_order(pool, worker.encode, self.raw, THREADS)
+                yield from self._in_order(pool, worker.encode, THREADS, cache)
             return
+        self.worker()  # what is wrong with format or tokenizer is told here, not by processes that die
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(self, processes)) as pool:
-            yield from _in_order(pool, _encode, self.raw, processes)
+        try:
+            with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(self, processes)) as pool:
+                yield from self._in_order(pool, _encode, processes, cache)
+        except BrokenProcessPool:
+            raise MachineError("a process that tokenises was killed, perhaps for want of memory; lower machine.dataset_processes") from None
+
+    def _in_order(
+        self, pool: Executor, encode: Callable[[Sequence[str]], Encoded], workers: int, cache: RowCache
+    ) -> Iterator[tuple[RawBlock, Encoded, int]]:
+        """Only a few blocks are on their way, which bounds memory."""
+        waiting: deque[_Block] = deque()
+        for batch in batches(self.raw):
+            rows = read_raw(batch, self.sources)
+            digests = digests_of(rows.texts)
+            part, row = cache.find(digests)
+            new = np.flatnonzero(part < 0)
+            texts = [rows.texts[i] for i in new.tolist()]
+            waiting.append(_Block(rows, digests, part, row, new, pool.submit(encode, texts) if texts else None))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().finish(cache)
+        while waiting:
+            yield waiting.popleft().finish(cache)
 
 
-def _in_order(pool: Executor, encode: Callable[[Path, int, int], Block], raw: Path, workers: int) -> Iterator[Block]:
-    """The encoded blocks in the order of raw/; only a few are on their way, which bounds memory."""
-    waiting: deque[Future[Block]] = deque()
-    for block in _blocks_of(raw):
-        waiting.append(pool.submit(encode, *block))
-        if len(waiting) > 2 * workers:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+@dataclass(frozen=True)
+class _Block:
+    rows: RawBlock
+    digests: list[bytes]
+    part: np.ndarray
+    row: np.ndarray
+    new: np.ndarray
+    """Indexes of the rows that are being encoded."""
+    encoded: "Future[Encoded] | None"
+
+    def finish(self, cache: RowCache) -> tuple[RawBlock, Encoded, int]:
+        if self.encoded is None:
+            return self.rows, pick(cache.parts, self.part, self.row), 0
+        made = self.encoded.result()
+        cache.add([self.digests[i] for i in self.new.tolist()], made)
+        if len(self.new) == len(self.digests):
+            return self.rows, made, len(self.new)
+        part, row = self.part.copy(), self.row.copy()
+        part[self.new], row[self.new] = len(cache.parts), np.arange(len(self.new))
+        return self.rows, pick([*cache.parts, made], part, row), len(self.new)
 
 
-def write_tokens(out: Path, encoder: Encoder, processes: int) -> dict[str, Any]:
-    """Encode every row of raw/ into `out`; returns the facts of the manifest.
+@dataclass(frozen=True)
+class Written:
+    """What write_tokens did: facts for the manifest, the mask report, and the work: rows encoded and rows reused."""
 
-    A row that cannot be read stops it: DataError with the first ten of them by file and line. A row without a trained
-    token is dropped, counted, and written to rejected.jsonl.
+    facts: dict[str, Any]
+    report: MaskReport
+    encoded: int
+    reused: int
+
+
+def write_tokens(out: Path, encoder: Encoder, processes: int, cache: RowCache, *, strict: bool = True) -> Written:
+    """Encode every row of raw/ into `out`.
+
+    A row that cannot be read stops it (DataError with the first ten by file and row) unless the data set says
+    `on_bad_row: skip`. Such rows and those without a trained token are dropped, counted, and written to rejected.jsonl.
+    strict: raise DataError for rows with a turn whose end is never trained, or whose ids do not give the text back.
     """
     problems: list[str] = []
     dropped: dict[str, int] = {}
-    tokens = trained = longest = 0
-    rejected = out / "rejected.jsonl"
-    with TableWriter(out, SCHEMA) as table, rejected.open("wb") as rejects:
-        for block in encoder.blocks(processes):
-            problems += block.problems
+    report = MaskReport()
+    first = encoded = 0
+    rejected = out / REJECTED
+    skip = encoder.data.on_bad_row == "skip"
+    with ExitStack() as stack:
+        stack.callback(cache.close)  # what was encoded is kept, whatever comes
+        stack.enter_context(no_garbage_collection())
+        table, rejects = stack.enter_context(TableWriter(out, SCHEMA)), stack.enter_context(rejected.open("wb"))
+        for rows, made, new in encoder.blocks(processes, cache):
+            encoded += new
+            for i, reason in enumerate(made.reasons):
+                if reason is None:
+                    continue
+                if made.bad[i] and not skip:
+                    problems.append(f"{rows.place(i)}: {reason}")
+                    continue
+                name = MALFORMED if made.bad[i] else reason
+                dropped[name] = dropped.get(name, 0) + 1
+                rejects.write(rows.rejected(i, reason))
             if len(problems) >= MOST_PROBLEMS:
                 break
-            for row, reason in block.rejected:
-                dropped[reason] = dropped.get(reason, 0) + 1
-                rejects.write(orjson.dumps({"reason": reason, "file": row.file, "line": row.line, "row": row.values}) + b"\n")
-            if block.batch.num_rows:
-                table.write(block.batch)
-                lengths = np.diff(block.batch.column("input_ids").offsets.to_numpy())
-                tokens, longest = tokens + int(lengths.sum()), max(longest, int(lengths.max()))
-                trained += block.trained_tokens
+            report.add(made, rows.place)
+            kept = np.flatnonzero(made.lengths > 0)
+            if len(kept):
+                offsets = np.concatenate([made.offsets[:1], made.offsets[kept + 1]]).astype(np.int32)
+                lists = (pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for values in (made.ids, made.labels))
+                table.write(pa.record_batch([*lists, pa.array(kept + first)], schema=SCHEMA))
+            first += len(made)
     if problems:
-        more = "\n(the first ten are shown)" if len(problems) >= MOST_PROBLEMS else ""
-        raise DataError("\n".join(problems[:MOST_PROBLEMS]) + more)
+        raise DataError(first_of(problems))
     if table.rows == 0:
-        raise DataError(f"{encoder.data.path}: the data set has no trained token: in all {sum(dropped.values())} rows the answer is empty")
+        told = ", ".join(f"{count:,} dropped: {reason}" for reason, count in dropped.items())
+        raise DataError(f"{encoder.data.path}: the data set has no trained token, no row is left ({told})")
+    if strict and (told := report.refusal()):
+        raise DataError(told)
     if not dropped:
         rejected.unlink()
-    facts = {"rows": table.rows, "tokens": tokens, "trained_tokens": trained, "longest": longest, "dropped": dropped}
-    return facts | {"excess_length": format_of(encoder.data).excess}
+    facts = {**report.sums(), "dropped": dropped, "excess_length": format_of(encoder.data, encoder.root).excess}
+    return Written(facts, report, encoded, first - encoded)
 
 
-class _Worker:
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder, self.format = encoder, format_of(encoder.data)
-        self.tokenizer: Tokenizer = read_tokenizer(encoder.tokenizer)
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Nothing here makes cycles, and the collector would walk the lists of ids again and again: 4 % of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
-    def encode(self, part: Path, index: int, first: int) -> Block:
-        batch = pa.ipc.open_file(pa.memory_map(str(part))).get_batch(index)
-        rows = read_raw(batch, self.encoder.sources)
-        return encode_block(rows, first, self.format, self.tokenizer, train_on_inputs=self.encoder.train_on_inputs)
 
-
-_worker: _Worker | None = None
+_worker: RowEncoder | None = None
 
 
 def _start(encoder: Encoder, processes: int) -> None:
     global _worker
     os.environ["RAYON_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
-    _worker = _Worker(encoder)
+    _worker = encoder.worker()
 
 
-def _encode(part: Path, index: int, first: int) -> Block:
+def _encode(texts: Sequence[str]) -> Encoded:
     assert _worker is not None
-    return _worker.encode(part, index, first)
-
-
-def _blocks_of(folder: Path) -> Iterator[tuple[Path, int, int]]:
-    """(part, index of its batch, index of the batch's first row) of a table."""
-    first = 0
-    for part in parts(folder):
-        reader = pa.ipc.open_file(pa.memory_map(str(part)))
-        for i in range(reader.num_record_batches):
-            yield part, i, first
-            first += reader.get_batch(i).num_rows
-
-
-@dataclass
-class Samples:
-    """One data set's samples, memory-mapped. Sample i is the i-th row of tokens/<data set>."""
-
-    folder: Path
-    ids: list[np.ndarray] = field(init=False)
-    labels: list[np.ndarray] = field(init=False)
-    offsets: list[np.ndarray] = field(init=False)
-    firsts: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        found = list(batches(self.folder))
-        self.ids = [batch.column("input_ids").values.to_numpy() for batch in found]
-        self.labels = [batch.column("labels").values.to_numpy() for batch in found]
-        self.offsets = [batch.column("input_ids").offsets.to_numpy() for batch in found]
-        self.firsts = np.cumsum([0, *(batch.num_rows for batch in found)])
-
-    def __len__(self) -> int:
-        return int(self.firsts[-1])
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each sample, int32."""
-        return np.concatenate([np.diff(offsets) for offsets in self.offsets] or [np.zeros(0, np.int32)])
-
-    def sample(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """ids and labels of sample i, int32, views into the file."""
-        b = int(np.searchsorted(self.firsts, i, side="right")) - 1
-        start, end = self.offsets[b][i - self.firsts[b] : i - self.firsts[b] + 2]
-        return self.ids[b][start:end], self.labels[b][start:end]
-
-    def trained(self, samples: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """How many labels are trained in starts[i]..ends[i] of samples[i], one batch of the file at a time."""
-        counts = np.zeros(len(samples), np.int64)
-        blocks = np.searchsorted(self.firsts, samples, side="right") - 1
-        for b in np.unique(blocks).tolist():
-            mine = np.flatnonzero(blocks == b)
-            before = np.concatenate([[0], np.cumsum(self.labels[b] != UNTRAINED)])
-            first = self.offsets[b][samples[mine] - self.firsts[b]]
-            counts[mine] = before[first + ends[mine]] - before[np.minimum(first + starts[mine], first + ends[mine])]
-        return counts
+    return _worker.encode(texts)

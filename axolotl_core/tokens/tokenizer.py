@@ -2,27 +2,65 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from axolotl_core.errors import ModelError
+from axolotl_core.prompts.example import Vocabulary
+from axolotl_core.tokens.guard import Twin, any_of
+
+ADDED = "user_tokens.json"
+"""In the artifact: the tokens of params.yaml, which count as tokens in a user's field too."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """`bos`: ids that the tokenizer puts in front of a text by itself, often none."""
 
+    folder: Path
     backend: tokenizers.Tokenizer
     bos: list[int]
     eos_id: int
     pad_id: int
+    special: dict[str, str]
+    """`eos_token` → its text, and so on."""
+    added: frozenset[str] = frozenset()
+    """Tokens that the user added."""
 
     @property
     def size(self) -> int:
         """Rows that the embeddings need: the largest id and one."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def _added(self) -> list[str]:
+        return [token.content for token in self.backend.get_added_tokens_decoder().values()]
+
+    @cached_property
+    def control(self) -> dict[str, int]:
+        """Special tokens that are plain text in a user's field, and their ids."""
+        every = self.backend.get_added_tokens_decoder()
+        return {t.content: id for id, t in every.items() if t.special and len(t.content) > 1 and t.content not in self.added}
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Ids that can end a turn: every added token."""
+        return frozenset({self.eos_id, *self.backend.get_added_tokens_decoder()})
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What formats may ask."""
+        return Vocabulary(
+            self.folder, lambda text: self.backend.token_to_id(text) is not None, self.size, any_of(self._added), self.special
+        )
+
+    @cached_property
+    def twin(self) -> Twin:
+        """Encodes texts with guarded special tokens."""
+        return Twin(self.backend, self.control)
 
     def decode(self, ids: list[int]) -> str:
         """The text with its special tokens."""
@@ -43,13 +81,24 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     if eos is None:
         raise ModelError("the tokenizer has no end-of-sequence token; set tokenizer.special_tokens.eos_token in params.yaml")
     pad = special_id(backend, config, "pad_token")
-    return Tokenizer(backend, _bos(backend), eos, eos if pad is None else pad)
+    special = {
+        name: text for name in ("bos_token", "eos_token", "pad_token", "unk_token") if (text := special_text(config, name)) is not None
+    }
+    added = json.loads((folder / ADDED).read_text(encoding="utf-8")) if (folder / ADDED).is_file() else []
+    bos = _bos(backend)
+    backend.post_processor = None  # BOS is put in front here, and byte-level post-processors cut blanks off the offsets
+    return Tokenizer(folder, backend, bos, eos, eos if pad is None else pad, special, frozenset(added))
+
+
+def special_text(config: dict[str, Any], name: str) -> str | None:
+    """`eos_token` and the like in tokenizer_config.json, where they are text or {"content": text}."""
+    token = config.get(name)
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def special_id(backend: tokenizers.Tokenizer, config: dict[str, Any], name: str) -> int | None:
-    """Id of `eos_token` and the like in tokenizer_config.json, where they are text or {"content": text}."""
-    token = config.get(name)
-    text = token.get("content") if isinstance(token, dict) else token
+    """Id of `eos_token` and the like."""
+    text = special_text(config, name)
     return None if text is None else backend.token_to_id(text)
 
 

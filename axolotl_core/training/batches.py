@@ -11,7 +11,7 @@ from torch import Tensor
 from axolotl_core.packing.index import read_rows
 from axolotl_core.packing.lay import UNTRAINED, Laid, lay
 from axolotl_core.packing.plan import Rows
-from axolotl_core.tokens.store import Samples
+from axolotl_core.tokens.samples import Samples
 
 ROUND_TO = 64
 """Rows that are not padded to sequence_len are padded to a multiple of this."""

@@ -45,7 +45,7 @@ def test_check_tells_all_that_is_wrong_with_places_formats_and_dvc(project: Path
     lines = call("check", status=2).splitlines()
     assert lines[0].startswith("axolotl: params.yaml: datasets.sums.path: data/smus.jsonl: no such file or folder")
     assert lines[1].startswith("params.yaml: model.base_model: ./modle: no such file or folder")
-    assert lines[2] == "dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`"
+    assert lines[2] == "dvc.yaml: was not written by this version of axolotl for these params; run `axolotl upgrade`"
     assert lines[3] == "params.yaml: has no section 'prompt', which dvc.yaml depends on; add `prompt: {}`"
 
 

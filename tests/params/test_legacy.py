@@ -105,3 +105,43 @@ def test_every_section_says_what_its_options_are_for():
 def test_section_of_knows_all():
     assert section_of()["lora_r"] == "adapter"
     assert "path" not in section_of()
+
+
+PRETRAINING = """\
+base_model: x
+pretraining_dataset: org/corpus
+max_steps: 10
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+sequence_len: 128
+"""
+
+
+def test_a_pretraining_dataset_becomes_a_streamed_data_set_of_text(tmp_path: Path):
+    path = tmp_path / "old.yml"
+    path.write_text(PRETRAINING)
+    params = load(path)
+    data = params.datasets["pretraining"]
+    assert (data.path, data.type, data.streaming, data.max_bytes) == ("org/corpus", "completion", True, 8 * 10 * 8 * 128)
+    assert params.packing.sample_packing is True
+    path.write_text(PRETRAINING.replace("org/corpus", "{path: org/corpus, name: en, field: body, split: dev}"))
+    data = load(path).datasets["pretraining"]
+    assert (data.name, data.field, data.train_on_split) == ("en", "body", "dev")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("max_steps: 10\n", "", "old.yml:2: pretraining_dataset is a repository, and max_steps says how much of it is read"),
+        (
+            "max_steps",
+            "datasets: [{path: a, type: alpaca}]\nmax_steps",
+            "old.yml:2: pretraining_dataset and datasets are both set; remove one",
+        ),
+    ],
+)
+def test_a_pretraining_dataset_that_cannot_be_is_told(tmp_path: Path, old: str, new: str, told: str):
+    path = tmp_path / "old.yml"
+    path.write_text(PRETRAINING.replace(old, new))
+    with pytest.raises(ParamsError, match=told):
+        load(path)

@@ -127,7 +127,7 @@ def test_one_sentence_with_line_got_wanted_and_nearest_name(tmp_path: Path, text
         ),
         (
             "datasets:\n  faq: {path: x, conversation: chatml}\nmodel: {base_model: x}\n",
-            "params.yaml:2: conversation does nothing with type 'alpaca'; it is for sharegpt",
+            "params.yaml:2: conversation does nothing with type 'pretokenized'; it is for sharegpt, sharegpt_jokes",
         ),
         (
             "datasets:\n  faq: {path: x}\nmodel: {}\n",

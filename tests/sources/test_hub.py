@@ -64,3 +64,12 @@ def test_no_network_is_told_in_one_sentence(project: Path, served: dict, axolotl
         assert last.startswith("axolotl: me/")
         assert "the hub cannot be reached" in last or "transformers finds no tokenizer there" in last
         assert "Traceback" not in text
+
+
+def test_a_streamed_data_set_stops_where_it_is_told_to(project: Path, served: dict, axolotl):
+    streamed = ("--set", "datasets.sums.streaming=true", "--set", "datasets.sums.max_rows=7")
+    axolotl("stage", "tokenize@sums", *streamed, cwd=project, env=served)
+    facts = json.loads((project / "artifacts" / "raw" / "sums" / "manifest.json").read_text())
+    assert facts["rows"] == 7
+    done = axolotl("stage", "fetch@sums", *streamed[:2], cwd=project, env=served, status=2)
+    assert "streaming is true, but neither max_rows nor max_bytes says where to stop, and an artifact is finite; set one" in done.stderr

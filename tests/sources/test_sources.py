@@ -13,7 +13,7 @@ from axolotl_core.params.datasets import Dataset
 from axolotl_core.sources.files import files_of, fits
 from axolotl_core.sources.place import resolve
 from axolotl_core.sources.raw import SourceRow, read_raw, write_raw
-from axolotl_core.sources.readers import read_file
+from axolotl_core.sources.readers import Bad, read_file
 
 ROWS = [{"instruction": "Say é", "output": "é"}, {"instruction": "Two\nlines", "output": 'a "quote", a comma'}]
 
@@ -40,7 +40,11 @@ def write(folder: Path, kind: str) -> Path:
 
 
 def rows(path: Path, ds_type: str | None = None) -> list[dict]:
-    return [row for _, row in read_file(path, path.name, ds_type)]
+    found = [(line, row) for line, row in read_file(path, path.name, ds_type)]
+    for line, row in found:
+        if isinstance(row, Bad):
+            raise DataError(f"{path.name}:{line}: {row.told}")
+    return [row for _, row in found]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "arrow"])
@@ -104,7 +108,34 @@ def test_raw_keeps_rows_of_any_shape(tmp_path: Path):
     assert facts == {"rows": 2, "sources": ["f", "g"]}
     from axolotl_core.artifacts.table import batches
 
-    assert [row for batch in batches(tmp_path / "raw") for row in read_raw(batch, facts["sources"])] == kept
+    (block,) = (read_raw(batch, facts["sources"]) for batch in batches(tmp_path / "raw"))
+    assert block.texts == ['{"a":{"b":[1,null]}}', '{"text":"é"}']
+    assert [block.place(i) for i in range(2)] == ["f:1", "g:7"]
+
+
+def test_malformed_rows_are_an_error_with_the_first_ten_or_left_out(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n' + "nothing\n" * 12 + '{"a": 2}\n')
+
+    def source():
+        for line, row in read_file(path, "a.jsonl"):
+            yield SourceRow("a.jsonl", line, row.value, row.told) if isinstance(row, Bad) else SourceRow("a.jsonl", line, row)
+
+    with pytest.raises(DataError) as caught:
+        write_raw(tmp_path / "strict", source(), "a.jsonl")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 11
+    assert lines[0].startswith("a.jsonl:2: malformed JSON: ")
+    assert lines[-1] == "(the first ten are shown; `on_bad_row: skip` leaves malformed rows out)"
+    assert write_raw(tmp_path / "lenient", source(), "a.jsonl", skip=True) == {"rows": 2, "sources": ["a.jsonl"], "malformed": 12}
+    rejected = [json.loads(line) for line in (tmp_path / "lenient" / "rejected.jsonl").read_text().splitlines()]
+    assert len(rejected) == 12
+    assert (rejected[0]["line"], rejected[0]["row"]) == (2, "nothing\n")
+
+
+def test_max_bytes_stops_with_the_row_that_reaches_it(tmp_path: Path):
+    many = (SourceRow("f", i, {"a": "x" * 92}) for i in range(1, 5000))  # 100 bytes each
+    assert write_raw(tmp_path / "raw", many, "f", max_bytes=250_050)["rows"] == 2501
 
 
 def test_an_empty_data_set_is_an_error(tmp_path: Path):

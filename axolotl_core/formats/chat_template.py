@@ -1,0 +1,176 @@
+"""`chat_template`: conversations written by the tokenizer's own chat template, or by the Jinja file `chat_template`.
+
+The text is what the model sees when it is asked, its ids are those of `apply_chat_template`. Labels come from the
+template: what a message of `roles_to_train` wrote is trained, and with `train_on_eot` the token that ends its turn.
+Field `messages` or `conversations` (or `field_messages`), each message with `role` or `from`, `content` or `value` (or
+`message_field_role`, `message_field_content`); a field `tools` and tool calls go to the template as they are.
+
+>>> from axolotl_core.params.datasets import Dataset
+>>> source = "{% for m in messages %}<|im_start|>{{ m.role }}\\n{{ m.content }}<|im_end|>\\n{% endfor %}"
+>>> row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
+>>> print(written(Dataset(path="x"), ChatTemplate(source)).read(row).marked)
+<|im_start|>user
+Hi<|im_end|>
+<|im_start|>assistant
+⟦Hello!<|im_end|>⟧
+<BLANKLINE>
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from axolotl_core.errors import DataError, ModelError, ParamsError, nearest
+from axolotl_core.params.datasets import Dataset
+from axolotl_core.prompts.example import Example, Format, Row, Segment, Vocabulary
+from axolotl_core.prompts.messages import messages_of, trained
+from axolotl_core.prompts.template import ChatTemplate, Message, Span
+from axolotl_core.prompts.wrap import no_style
+
+COLUMNS: tuple[str, ...] = ()
+OWN = "tokenizer_default"
+FIELDS, ROLE_KEYS, CONTENT_KEYS = ("messages", "conversations"), ("role", "from"), ("content", "value")
+SAID = frozenset({"tool_calls", "reasoning_content", "thinking"})
+"""Keys besides the content with which a message says something."""
+ROLES = {
+    **{role: role for role in ("system", "developer", "user", "assistant", "tool")},
+    "human": "user",
+    "gpt": "assistant",
+    "function": "tool",
+}
+"""A role of the data → the template's; `roles` adds to it."""
+
+
+def load(data: Dataset, style: str | None) -> Format:
+    """Raises ParamsError: no such Jinja file, or a role that is not known."""
+    no_style("chat_template", style)
+    own = data.chat_template in (None, OWN)
+    if not own and not Path(str(data.chat_template)).is_file():
+        near = nearest(str(data.chat_template), [OWN])
+        raise ParamsError(f"chat_template: no such file: {data.chat_template}; wanted a Jinja file, or {OWN} (the default){near}")
+    roles = _roles(data)
+    trained(data.roles_to_train, roles)
+    given = None if own else Path(str(data.chat_template)).read_text(encoding="utf-8")
+    if given is not None:
+        _checked(ChatTemplate(given), data)  # told before any row is read
+
+    def fit(vocabulary: Vocabulary) -> Format:
+        source = own_template(vocabulary.folder) if given is None else given
+        return written(data, _checked(ChatTemplate(source, vocabulary.special, data.chat_template_kwargs, vocabulary.added), data))
+
+    def unfitted(row: Row) -> Example:
+        raise LookupError("chat_template reads rows only when it knows the tokenizer: call fit")
+
+    return Format("chat_template", COLUMNS, unfitted, fit=fit)
+
+
+def written(data: Dataset, template: ChatTemplate) -> Format:
+    """The format with its template."""
+    roles = _roles(data)
+    train = trained(data.roles_to_train, roles)
+
+    def read(row: Row) -> Example:
+        messages, on = _messages(row, data, roles)
+        wanted = [i for i, message in enumerate(messages) if on[i] and message["role"] in train and _says_something(message)]
+        tools = _without_nulls(_decoded(row.get("tools"))) or None
+        text, spans = template.spans(messages, tools, wanted, with_end=data.train_on_eot)
+        return _cut(text, spans, messages, ends=data.train_on_eot)
+
+    return Format("chat_template", COLUMNS, read)
+
+
+def own_template(folder: Path) -> str:
+    """The tokenizer's chat template. Raises ModelError where it has none."""
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(found, list):  # several of them, by name
+        found = next((entry["template"] for entry in found if entry["name"] == "default"), None)
+    if not found:
+        raise ModelError("the tokenizer has no chat template; give a Jinja file as `chat_template` of the data set")
+    return str(found)
+
+
+def _roles(data: Dataset) -> dict[str, str]:
+    return {**ROLES, **{theirs: ours for ours, names in data.roles.items() for theirs in names}}
+
+
+def _messages(row: Row, data: Dataset, roles: dict[str, str]) -> tuple[list[Message], list[bool]]:
+    """The messages as templates want them, and which of them the row itself lets train."""
+    field = data.field_messages or next((f for f in FIELDS if f in row), FIELDS[0])
+    if field not in row:
+        wanted = f"'{field}'" if data.field_messages else "'messages' or 'conversations'"
+        raise DataError(
+            f"format chat_template wants the field {wanted}, the row has {', '.join(row) or 'no field'}; field_messages names it"
+        )
+    found = messages_of(row, field, '{"role", "content"}', 1)
+    role_key = data.message_field_role or next((k for k in ROLE_KEYS if k in found[0]), ROLE_KEYS[0])
+    content_key = data.message_field_content or next((k for k in CONTENT_KEYS if any(k in m for m in found)), CONTENT_KEYS[0])
+    messages = []
+    for message in found:
+        role = message.get(role_key)
+        if not isinstance(role, str) or role not in roles:
+            near = nearest(str(role), roles)
+            raise DataError(f"a message is from {role_key} '{role}'{near}; known are {', '.join(roles)}, and `roles` adds to them")
+        rest = {key: _without_nulls(value) for key, value in message.items() if key not in (role_key, content_key) and value is not None}
+        if content_key not in message and not rest.keys() & SAID:
+            keys = ", ".join(message)
+            raise DataError(f"a message has the keys {keys}, wanted '{content_key}'; message_field_content names another")
+        rest.pop(data.message_field_training or "", None)
+        if "tool_calls" in rest:
+            rest["tool_calls"] = _with_arguments(rest["tool_calls"])
+        content = message.get(content_key)
+        messages.append({"role": roles[role], "content": "" if content is None else content, **rest})
+    on = [message.get(data.message_field_training or "", True) is not False for message in found]
+    return messages, on
+
+
+def _says_something(message: Message) -> bool:
+    content = message["content"]
+    return bool(content.strip() if isinstance(content, str) else content) or any(message.get(key) for key in SAID)
+
+
+def _with_arguments(calls: Any) -> Any:
+    """OpenAI's tool calls carry their arguments as JSON text; templates want the object."""
+    if not isinstance(calls, list):
+        return calls
+    return [
+        {**call, "function": {**call["function"], "arguments": _decoded(call["function"].get("arguments"))}}
+        if isinstance(call, dict) and isinstance(call.get("function"), dict)
+        else call
+        for call in calls
+    ]
+
+
+def _checked(template: ChatTemplate, data: Dataset) -> ChatTemplate:
+    """Raises ParamsError where the template itself says what is trained and the data set something else."""
+    if template.marks_generation and (data.roles_to_train is not None or not data.train_on_eot):
+        option = "train_on_eot" if data.roles_to_train is None else "roles_to_train"
+        raise ParamsError(f"{option} does nothing: the chat template's generation blocks say what is trained; remove it")
+    return template
+
+
+def _without_nulls(value: Any) -> Any:
+    """What a typed file fills in where another row has a key."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _decoded(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _cut(text: str, spans: list[Span], messages: list[Message], *, ends: bool = True) -> Example:
+    """The text cut where training begins and ends; all of it is encoded in one."""
+    segments, at = [], 0
+    for span in spans:
+        role = messages[span.message]["role"]
+        segments += [Segment(text[at : span.start], glue=bool(segments)), Segment(text[span.start : span.end], True, glue=True, role=role)]
+        at = span.end
+    segments.append(Segment(text[at:], glue=bool(segments)))
+    return Example(tuple(segments), bos=False, ends=ends)

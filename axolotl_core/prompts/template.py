@@ -1,0 +1,249 @@
+"""A tokenizer's chat template, rendered, and which characters of the text each message wrote.
+
+    render        <|im_start|>user⏎Hi<|im_end|>⏎<|im_start|>assistant⏎Hello!<|im_end|>⏎
+    with a mark   <|im_start|>user⏎Hi<|im_end|>⏎<|im_start|>assistant⏎▮<|im_end|>⏎
+    so it wrote                                                      ⟦Hello!⟧
+
+No text is searched for: a message is rendered once more with a mark in its place, and what differs is what it wrote.
+What the template writes between its generation prompt and that belongs to it as well (an empty `<think>` for
+instance), and so do blanks in front, which are one token with the first word, and the token that ends the turn. A
+template with `{% generation %}` blocks says all of it itself.
+
+    1. skeleton   all contents replaced by marks: once for each sequence of roles, kept
+    2. match      skeleton with the contents (or the contents stripped) put in = the rendered text: done
+    3. differ     else message by message: common beginning, common end
+
+The environment is that of transformers' apply_chat_template, but for `strftime_now`: text must not depend on the date.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from axolotl_core.errors import DataError, ParamsError
+
+Message = dict[str, Any]
+MARK, BEGIN, END = "\ufdd4", "\ufdd2", "\ufdd3"
+"""Unicode noncharacters: no text may contain them, so they can stand for places."""
+MARKS = re.compile(f"{MARK}([0-9]+){MARK}")
+MOST_SKELETONS = 1000
+ADDED = re.compile(r"<\|[^|]*\|>|</?s>")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters start..end that message number `message` wrote, its turn's end included where `ended`."""
+
+    message: int
+    start: int
+    end: int
+    ended: bool = True
+
+
+class _Generation(Extension):
+    """`{% generation %}…{% endgeneration %}`: marks what it encloses as the assistant's."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_enclose"), [], [], body).set_lineno(line)
+
+    def _enclose(self, caller: Any) -> str:
+        return f"{BEGIN}{caller()}{END}"
+
+
+class ChatTemplate:
+    """source: Jinja; special: `bos_token` and the like; settings: further variables; added: matches what can end a turn.
+
+    Raises ParamsError for a template that is no Jinja.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        special: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        added: re.Pattern[str] = ADDED,
+    ) -> None:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _refuse
+        try:
+            self.template = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ParamsError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from None
+        self.variables = {**(special or {}), **(settings or {})}
+        self.added = added
+        self.marks_generation = "generation" in re.findall(r"{%-?\s*(\w+)", source)
+        self._skeletons: dict[tuple[str, ...], list[str] | None] = {}
+
+    def render(self, messages: Sequence[Message], tools: Any = None, *, generate: bool = False) -> str:
+        """The conversation as text. Raises DataError where the template refuses it."""
+        try:
+            return self.template.render(messages=messages, tools=tools, documents=None, add_generation_prompt=generate, **self.variables)
+        except jinja2.TemplateError as error:
+            raise DataError(f"the chat template does not take this conversation: {error}") from None
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            raise DataError(f"the chat template fails on this conversation: {type(error).__name__}: {error}") from None
+
+    def spans(self, messages: Sequence[Message], tools: Any, wanted: Sequence[int], *, with_end: bool = True) -> tuple[str, list[Span]]:
+        """The text, and what each wanted message wrote, with the token that ends its turn.
+
+        Raises DataError where a wanted message is not in the text.
+        """
+        text = self.render(messages, tools)
+        if self.marks_generation:
+            return _enclosed(text, messages, wanted)
+        places = self._by_skeleton(text, messages, tools) or {}
+        found = []
+        for i in wanted:
+            if i in places:
+                start, end = places[i]
+                before = places[i - 1][1] if i else 0
+            else:
+                start, end = self._by_difference(text, messages, tools, i)
+                before = 0
+            header = text.rfind(self.generation_prompt, before, start) if self.generation_prompt else -1
+            start = header + len(self.generation_prompt) if header >= 0 else start
+            while start > before and text[start - 1] == " ":
+                start -= 1
+            close = self._turn_end(text, end) if with_end else end
+            found.append(Span(i, start, close, ended=close > end))
+        return text, found
+
+    @cached_property
+    def generation_prompt(self) -> str:
+        """What stands in front of a reply: `<|im_start|>assistant⏎`; empty where the template has none."""
+        asked = [{"role": "user", "content": "x"}]
+        try:
+            without, with_prompt = self.render(asked), self.render(asked, generate=True)
+        except DataError:
+            return ""
+        return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""
+
+    @cached_property
+    def closing(self) -> str:
+        """What stands after a reply that is the last message: `<|im_end|>⏎`."""
+        try:
+            text = self.render([{"role": "user", "content": "x"}, {"role": "assistant", "content": MARK}])
+        except DataError:
+            return ""
+        return text.rpartition(MARK)[2]
+
+    def _turn_end(self, text: str, end: int) -> int:
+        """Where the turn whose text ends at `end` is closed: after the first special token of `closing`."""
+        token = self.added.search(self.closing)
+        return end + token.end() if token and text.startswith(self.closing[: token.end()], end) else end
+
+    def _by_skeleton(self, text: str, messages: Sequence[Message], tools: Any) -> dict[int, tuple[int, int]] | None:
+        if tools or any(len(m) != 2 or not isinstance(m["content"], str) for m in messages):
+            return None
+        roles = tuple(m["role"] for m in messages)
+        if roles in self._skeletons:
+            fragments = self._skeletons[roles]
+        else:
+            fragments = self._skeleton(roles)
+            self._skeletons = {**self._skeletons, roles: fragments} if len(self._skeletons) < MOST_SKELETONS else {roles: fragments}
+        if fragments is None:
+            return None
+        contents = [m["content"] for m in messages]
+        for put in (contents, [content.strip() for content in contents]):
+            if text == "".join(part for pair in zip(fragments, [*put, ""], strict=True) for part in pair):
+                return _places(fragments, put)
+        return None
+
+    def _skeleton(self, roles: tuple[str, ...]) -> list[str] | None:
+        try:
+            text = self.render([{"role": role, "content": f"{MARK}{i}{MARK}"} for i, role in enumerate(roles)])
+        except DataError:
+            return None
+        parts = MARKS.split(text)
+        return parts[::2] if parts[1::2] == [str(i) for i in range(len(roles))] else None
+
+    def _by_difference(self, text: str, messages: Sequence[Message], tools: Any, i: int) -> tuple[int, int]:
+        """Where message i begins and ends in the text: behind what it is asked with, else where marked versions of it differ."""
+        spans = []
+        for marked in _marked(messages[i]):
+            try:
+                other = self.render([marked if j == i else m for j, m in enumerate(messages)], tools)
+            except DataError:
+                continue
+            if MARK in other:
+                start = common_beginning(text, other)
+                spans.append((start, len(text) - common_beginning(text[start:][::-1], other[start:][::-1])))
+        if not spans:
+            raise DataError(f"the chat template does not write the content of message {i + 1}, from '{messages[i]['role']}'")
+        start, end = min(start for start, _ in spans), max(end for _, end in spans)
+        try:
+            asked = self.render(messages[:i], tools, generate=True) if i else ""
+        except DataError:
+            asked = ""
+        return (min(start, len(asked)) if asked and text.startswith(asked) else start), end
+
+
+def _marked(message: Message) -> list[Message]:
+    """A message with a mark in place of all it says, of its text, and of its tool calls: templates refuse some of them."""
+    versions = [{"role": message["role"], "content": MARK}, {**message, "content": MARK}]
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and all(isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls):
+        marked = [{**call, "function": {**call["function"], "name": MARK, "arguments": {MARK: MARK}}} for call in calls]
+        versions.append({**message, "tool_calls": marked})
+    return versions
+
+
+def _places(fragments: list[str], contents: list[str]) -> dict[int, tuple[int, int]]:
+    places, at = {}, 0
+    for i, content in enumerate(contents):
+        at += len(fragments[i])
+        places[i] = (at, at + len(content))
+        at += len(content)
+    return places
+
+
+def _enclosed(text: str, messages: Sequence[Message], wanted: Sequence[int]) -> tuple[str, list[Span]]:
+    """The text without marks, and what stood between them: one block for each message of the assistant, in order."""
+    plain, blocks, at = [], [], 0
+    for i, part in enumerate(re.split(f"[{BEGIN}{END}]", text)):
+        if i % 2:
+            blocks.append((at, at + len(part)))
+        plain.append(part)
+        at += len(part)
+    said = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(blocks) != len(said):
+        raise DataError(f"the chat template marks {len(blocks)} blocks as generated, the conversation has {len(said)} of the assistant")
+    return "".join(plain), [Span(i, start, end) for i, (start, end) in zip(said, blocks, strict=True) if i in wanted]
+
+
+def common_beginning(a: str, b: str) -> int:
+    """How many characters two texts begin with in common, by halving.
+
+    >>> common_beginning("axolotl", "axon")
+    3
+    """
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _tojson(value: Any, indent: int | None = None, separators: Any = None, sort_keys: bool = False, ensure_ascii: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,64 @@
+"""What a stage's function gets and gives: the project, the job, the result."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from axolotl_core.artifacts.key import StatCache
+from stages.graph import ARTIFACTS, Step
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with artifacts/ and .axolotl/ in it."""
+
+    root: Path
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / ARTIFACTS
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / ".axolotl"
+
+    @cached_property
+    def stats(self) -> StatCache:
+        return StatCache(self.scratch / "stat.json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's function gets. `params` has the sections that the stage declares, and machine and tracking."""
+
+    step: Step
+    params: SimpleNamespace
+    project: Project
+    out: Path
+    """An empty folder; what is written here becomes the artifact."""
+    also: Mapping[str, Path] = field(default_factory=dict)
+    """Where to write the metrics and plots that the stage declares."""
+    key: str = ""
+    datasets: Sequence[str] = ()
+
+    def input(self, name: str) -> Path:
+        """Path of a declared input; `raw` stands for this data set's own."""
+        declared = [self.step.path(template) for template in self.step.stage.inputs]
+        path = f"{name}/{self.step.dataset}" if f"{name}/{self.step.dataset}" in declared else name
+        if path not in declared:
+            raise LookupError(f"{self.step.name} reads {path} but does not declare it; declared: {declared}")
+        return self.project.artifacts / path
+
+
+@dataclass(frozen=True)
+class Result:
+    """Content facts for the manifest, a sentence for the user, and what to do once the artifact is in place."""
+
+    facts: dict[str, Any]
+    said: str
+    afterwards: Callable[[], None] = lambda: None
+    work: Mapping[str, int] = field(default_factory=dict)
+    """What it took, which differs from run to run: kept in the key file, and no part of the lineage."""

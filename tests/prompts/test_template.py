@@ -1,0 +1,208 @@
+"""chat_template: the ids of apply_chat_template, and labels that come from the template itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from axolotl_core.errors import DataError, ModelError, ParamsError
+from axolotl_core.params.datasets import Dataset
+from axolotl_core.prompts.example import Vocabulary
+from axolotl_core.prompts.resolve import format_of
+from axolotl_core.prompts.template import ChatTemplate
+from axolotl_core.sources.place import resolve
+from axolotl_core.tokens.encode import RowEncoder
+from axolotl_core.tokens.encoded import COLUMN
+from axolotl_core.tokens.make import make_tokenizer
+from axolotl_core.tokens.tokenizer import read_tokenizer
+
+TALK = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello!\n"},
+    {"role": "user", "content": "assistant"},
+    {"role": "assistant", "content": "Hello!\n"},
+]
+CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"  # noqa: E501
+TRIMMED = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]{% else %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"  # noqa: E501
+THINKING = """\
+{%- for m in messages %}
+{%- if m.role == 'assistant' %}
+{%- set content = m.content %}
+{%- if '</think>' in content and not loop.last %}{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if loop.last and '</think>' not in content %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+{{- content }}
+{%- for call in m.tool_calls or [] %}{{ '<call>' + (call.function.arguments | tojson) + '</call>' }}{% endfor %}
+{{- '<|im_end|>\\n' }}
+{%- else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+GENERATION = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\\n' }}{% endfor %}"  # noqa: E501
+
+
+def marked(template: str, messages: list[dict], tmp_path: Path, row: dict | None = None, **data) -> str:
+    file = tmp_path / "chat.jinja"
+    file.write_text(template)
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    format = format_of(Dataset(path="x", type="chat_template", chat_template=str(file), **data), tmp_path)
+    added = ChatTemplate("").added
+    assert format.fit is not None
+    return format.fit(Vocabulary(tmp_path, lambda _: True, 9, added, special)).read({"messages": messages, **(row or {})}).marked
+
+
+def test_each_answer_and_its_end_are_trained_wherever_else_its_text_stands(tmp_path: Path):
+    turn = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n⟦Hello!\n<|im_end|>⟧\n"
+    assert marked(CHATML, TALK, tmp_path) == turn.format("Hi") + turn.format("assistant")
+
+
+def test_a_template_that_strips_texts(tmp_path: Path):
+    assert marked(TRIMMED, TALK, tmp_path) == "<s>[INST] Hi [/INST]⟦ Hello!</s>⟧[INST] assistant [/INST]⟦ Hello!</s>⟧"
+
+
+def test_what_the_template_puts_behind_its_generation_prompt_is_trained(tmp_path: Path):
+    text = marked(THINKING, TALK, tmp_path)
+    assert "assistant\n⟦Hello!\n<|im_end|>⟧\n<|im_start|>user" in text
+    assert text.endswith("assistant\n⟦<think>\n\n</think>\n\nHello!\n<|im_end|>⟧\n")
+
+
+def test_thoughts_that_the_template_takes_out_of_earlier_turns(tmp_path: Path):
+    messages = [dict(m, content="<think>\nhm\n</think>\n\nHello!") if m["role"] == "assistant" else m for m in TALK]
+    text = marked(THINKING, messages, tmp_path)
+    assert text.count("⟦Hello!<|im_end|>⟧") == 1
+    assert text.endswith("⟦<think>\nhm\n</think>\n\nHello!<|im_end|>⟧\n")
+
+
+def test_tool_calls_are_what_the_assistant_wrote(tmp_path: Path):
+    call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    messages = [TALK[0], {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "2"}, TALK[1]]
+    text = marked(THINKING, messages, tmp_path)
+    assert '<|im_start|>assistant\n⟦<call>{"a": 1}</call><|im_end|>⟧\n<|im_start|>tool\n2<|im_end|>' in text
+
+
+def test_a_template_with_generation_blocks_says_it_itself(tmp_path: Path):
+    assert marked(GENERATION, TALK[:2], tmp_path) == "user: Hi\nassistant: ⟦Hello!\n<|im_end|>⟧\n"
+
+
+def test_generation_blocks_obey_the_row_and_refuse_other_wishes(tmp_path: Path):
+    messages = [*TALK[:2], *TALK[:2]]
+    messages[1] = {**messages[1], "learn": False}
+    assert marked(GENERATION, messages, tmp_path, message_field_training="learn").count("⟦") == 1
+    for option in ({"train_on_eot": False}, {"roles_to_train": ["user"]}):
+        with pytest.raises(ParamsError, match="does nothing: the chat template's generation blocks say what is trained; remove it"):
+            marked(GENERATION, messages, tmp_path, **option)
+
+
+STRICT = """\
+{{- bos_token }}
+{%- for m in messages %}
+{%- if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}
+{%- elif m.tool_calls is defined %}{{ '[TOOL_CALLS] ' + (m.tool_calls | tojson) + eos_token }}
+{%- elif m.role == 'tool' %}{{ '[RESULT]' + m.content + m.tool_call_id + '[/RESULT]' }}
+{%- elif loop.index0 and messages[loop.index0 - 1].role not in ('user', 'tool') %}{{ raise_exception('roles must alternate') }}
+{%- else %}{{ ' ' + m.content + eos_token }}{% endif %}
+{%- endfor %}"""
+
+
+def test_a_template_that_refuses_half_a_message(tmp_path: Path):
+    call = {"id": "abc", "function": {"name": "add", "arguments": {"a": 1, "b": None}}}
+    messages = [
+        TALK[0],
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "2", "tool_call_id": "abc"},
+        {"role": "assistant", "content": "Two."},
+    ]
+    assert marked(STRICT, messages, tmp_path) == (
+        '<s>[INST] Hi[/INST]⟦[TOOL_CALLS] [{"id": "abc", "function": {"name": "add", "arguments": {"a": 1}}}]</s>⟧'
+        "[RESULT]2abc[/RESULT]⟦ Two.</s>⟧"
+    )
+
+
+def test_a_message_that_says_nothing_is_not_trained_and_one_without_its_key_is_told(tmp_path: Path):
+    text = marked(CHATML, [*TALK[:2], TALK[0], {"role": "assistant", "content": "", "id": "7"}], tmp_path)
+    assert text.count("⟦") == 1
+    with pytest.raises(DataError, match="a message has the keys role, text, wanted 'content'; message_field_content names another"):
+        marked(CHATML, [{"role": "user", "text": "Hi"}], tmp_path)
+    with pytest.raises(DataError, match=r"a message is from role '\['user'\]'"):
+        marked(CHATML, [{"role": ["user"], "content": "Hi"}], tmp_path)
+
+
+def test_the_first_word_behind_a_templates_blank_is_trained(tmp_path: Path, smollm2: Path):
+    (tmp_path / "a.jinja").write_text(TRIMMED.replace("eos_token", "'<|im_end|>'"))
+    tokenizer = read_tokenizer(smollm2)
+    format = format_of(Dataset(path="x", type="chat_template", chat_template="a.jinja"), tmp_path)
+    made = RowEncoder(format, tokenizer).encode([json.dumps({"messages": TALK[:2]})])
+    assert tokenizer.decode([label for label in made.labels.tolist() if label >= 0]) == " Hello!<|im_end|>"
+
+
+def test_tokens_that_the_user_added_end_a_turn_as_special_ones_do(tmp_path: Path, tokenizer_folder: Path):
+    settings = {"revision": None, "token": False, "special_tokens": {}, "tokens": ["<|end|>"]}
+    make_tokenizer(resolve(str(tokenizer_folder), tmp_path), tmp_path, **settings)
+    for ending in ("<|end|>\n", "<|end|>{% endgeneration %}\n", "<|end|>\n{% endgeneration %}"):
+        begin = "{% generation %}" if "endgeneration" in ending else ""
+        source = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}" + begin + "{{ m.content }}" + ending
+        (tmp_path / "a.jinja").write_text(source + "{% else %}{{ m.content }}\n{% endif %}{% endfor %}")
+        format = format_of(Dataset(path="x", type="chat_template", chat_template="a.jinja"), tmp_path)
+        made = RowEncoder(format, read_tokenizer(tmp_path)).encode([json.dumps({"messages": TALK})])
+        assert (made.stats[0, COLUMN["turns"]], made.stats[0, COLUMN["unended"]]) == (2, 0), ending
+
+
+def test_roles_keys_and_turn_ends_can_be_chosen(tmp_path: Path):
+    row = {
+        "talk": [{"who": "bot", "text": "a"}, {"who": "person", "text": "b", "learn": True}, {"who": "bot", "text": "c", "learn": False}]
+    }
+    keys = {"field_messages": "talk", "message_field_role": "who", "message_field_content": "text", "message_field_training": "learn"}
+    names = {"roles": {"assistant": ["bot"], "user": ["person"]}}
+    text = marked(CHATML, [], tmp_path, row, **keys, **names)
+    assert text.count("⟦") == 1
+    assert "assistant\n⟦a<|im_end|>⟧\n" in text
+    both = marked(CHATML, [], tmp_path, row, **keys, **names, roles_to_train=["person", "bot"], train_on_eot=False)
+    assert [part.partition("⟧")[0] for part in both.split("⟦")[1:]] == ["a", "b"]
+
+
+def test_ids_are_those_of_apply_chat_template_and_labels_those_of_the_answers(smollm2: Path):
+    theirs, ours = AutoTokenizer.from_pretrained(smollm2), read_tokenizer(smollm2)
+    encoder = RowEncoder(format_of(Dataset(path="x", type="chat_template")), ours)
+    talks = [TALK, TALK[:2], [{"role": "system", "content": "Be kind."}, *TALK], [{"role": "user", "content": "\n\n é 🚀 "}, TALK[1]]]
+    made = encoder.encode([json.dumps({"conversations": [{"from": m["role"], "value": m["content"]} for m in talk]}) for talk in talks])
+    for i, talk in enumerate(talks):
+        ids, labels = (side[made.offsets[i] : made.offsets[i + 1]].tolist() for side in (made.ids, made.labels))
+        assert ids == theirs.apply_chat_template(talk, tokenize=True, return_dict=False)
+        assert ours.decode([label for label in labels if label >= 0]) == "Hello!\n<|im_end|>" * sum(m["role"] == "assistant" for m in talk)
+    assert made.stats[:, COLUMN["unended"]].tolist() == [0] * len(talks)
+
+
+def test_a_template_without_an_end_is_counted(tmp_path: Path, tokenizer_folder: Path):
+    (tmp_path / "a.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    format = format_of(Dataset(path="x", type="chat_template", chat_template="a.jinja"), tmp_path)
+    made = RowEncoder(format, read_tokenizer(tokenizer_folder)).encode([json.dumps({"messages": TALK})])
+    assert made.stats[0, COLUMN["turns"]] == made.stats[0, COLUMN["unended"]] == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "told"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", TALK, "the chat template does not take this conversation: roles must alternate"),
+        ("{{ strftime_now('%d') }}", TALK, "the chat template does not take this conversation: 'strftime_now' is undefined"),
+        ("nothing", TALK, "the chat template does not write the content of message 2, from 'assistant'"),
+        (CHATML, [{"role": "robot", "content": "x"}], "a message is from role 'robot'; known are system, developer, user, assistant, tool"),
+        (CHATML, [], r"field 'messages' has 0 messages, wanted at least 1"),
+    ],
+)
+def test_a_conversation_that_does_not_fit_is_told(tmp_path: Path, template: str, messages: list, told: str):
+    with pytest.raises(DataError, match=told):
+        marked(template, messages, tmp_path)
+
+
+def test_a_file_that_is_no_template_is_told(tmp_path: Path, tokenizer_folder: Path):
+    with pytest.raises(ParamsError, match=r"the chat template is not valid Jinja, line 1: "):
+        marked("{% for %}", TALK, tmp_path)
+    with pytest.raises(ParamsError, match=r"chat_template: no such file: nowhere.jinja; wanted a Jinja file, or tokenizer_default"):
+        format_of(Dataset(path="x", type="chat_template", chat_template="nowhere.jinja"), tmp_path)
+    with pytest.raises(ParamsError, match=r"roles_to_train: no role is called 'asistant'; did you mean 'assistant'\?"):
+        format_of(Dataset(path="x", type="chat_template", roles_to_train=["asistant"]), tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    format = format_of(Dataset(path="x", type="chat_template"), tmp_path)
+    assert format.fit is not None
+    with pytest.raises(ModelError, match=r"the tokenizer has no chat template; give a Jinja file as `chat_template` of the data set"):
+        format.fit(Vocabulary(tmp_path, lambda _: True, 9, ChatTemplate("").added, {}))
