@@ -15,6 +15,7 @@ import pytest
 
 from axolotl_core.artifacts import manifest
 from axolotl_core.errors import DataError, ModelError, ParamsError
+from axolotl_core.tokens import rowcache
 from tests.conftest import ALPACA, edit, stage, write_jsonl
 
 OWN = """\
@@ -62,6 +63,15 @@ def test_an_edit_costs_the_rows_that_it_touched(project: Path, capsys: pytest.Ca
     stage("tokenize@sums", force=True)
     assert work(project) == (25, 0)
     assert tokens(project) == appended
+
+
+def test_a_row_cache_that_cannot_be_written_is_told(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    def full(self, batch):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rowcache._NewFile, "write", full)
+    stage("tokenize@sums")
+    assert "24 rows encoded, 0 reused; the row cache could not be written: [Errno 28] No space left on device" in capsys.readouterr().out
 
 
 def test_another_tokenizer_or_prompt_reuses_nothing(project: Path):
