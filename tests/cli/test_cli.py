@@ -60,7 +60,7 @@ def test_check_knows_families_that_cannot_be_packed(project: Path):
 def test_a_wrong_format_is_told_before_anything_runs(project: Path):
     edit(project / "params.yaml", "type: alpaca", "type: alpacca")
     told = call("stage", "pack", status=2)
-    assert told.startswith("axolotl: params.yaml: datasets.sums.type: no format is called 'alpacca'; did you mean 'alpaca'?")
+    assert told.startswith("axolotl: params.yaml:4: datasets.sums.type: no format is called 'alpacca'; did you mean 'alpaca'?")
     assert not (project / "artifacts").exists()
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from axolotl_core.errors import DataError, ModelError, ParamsError
@@ -206,3 +208,20 @@ def test_a_file_that_is_no_template_is_told(tmp_path: Path, tokenizer_folder: Pa
     assert format.fit is not None
     with pytest.raises(ModelError, match=r"the tokenizer has no chat template; give a Jinja file as `chat_template` of the data set"):
         format.fit(Vocabulary(tmp_path, lambda _: True, 9, ChatTemplate("").added, {}))
+
+
+CONTENT = st.lists(st.sampled_from(["a", " ", "\n", "Hello", "assistant", "<|im_end|>", "[INST]", "</think>"]), max_size=5).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([CHATML, TRIMMED, THINKING]), st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=3))
+def test_the_quick_way_and_the_sure_way_find_the_same_spans(source: str, talk: list[tuple[str, str]]):
+    messages = [{"role": role, "content": said} for pair in talk for role, said in zip(("user", "assistant"), pair, strict=True)]
+    wanted = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m["content"].strip()]
+    quick, sure = (ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}) for _ in range(2))
+    sure._skeleton = lambda roles: None  # type: ignore[method-assign]
+    text, spans = quick.spans(messages, None, wanted)
+    assert sure.spans(messages, None, wanted) == (text, spans)
+    for span in spans:
+        said = messages[span.message]["content"].strip()
+        assert said.split("</think>")[-1].strip() in text[span.start : span.end]

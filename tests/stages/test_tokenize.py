@@ -134,7 +134,7 @@ def test_what_is_wrong_is_told_whatever_the_number_of_processes(project: Path):
     for processes in (1, 2):
         with pytest.raises(ModelError, match="the tokenizer has no chat template"):
             stage("tokenize@sums", "datasets.sums.type=chat_template", f"dataset_processes={processes}")
-    with pytest.raises(ParamsError, match=r"params.yaml: datasets.sums.type: the chat template is not valid Jinja, line 1"):
+    with pytest.raises(ParamsError, match=r"params.yaml:4: datasets.sums.type: the chat template is not valid Jinja, line 1"):
         stage("tokenize@sums", "datasets.sums.type=chat_template", "datasets.sums.chat_template=a.jinja")
 
 
