@@ -67,6 +67,8 @@ class Conversation:
     round: str = ""
     """Goes in front of each user's turn, {} being its number."""
     first_round: int = 0
+    joined: bool = False
+    """A reply is encoded in one with what it answers, as these models' own text is."""
     single_newlines: bool = False
     """Empty lines inside a turn are taken out, as they end it."""
 
@@ -98,7 +100,8 @@ class Conversation:
                 turn = replace(Turn.of(self.system_in_user), begin=self.user.begin)
                 turn = replace(turn, prefix=turn.prefix.replace("{system}", system))
             written = turn.write(text, role, train=role in train, train_prefix=train_prefix)
-            segments += [replace(written[0], begin=False), *written[1:]] if i == 0 else written
+            joins = self.joined and role == "assistant" and segments and segments[-1].role == "user"
+            segments += [replace(written[0], glue=bool(joins), begin=written[0].begin and i > 0), *written[1:]]
         return Example(tuple(segments))
 
     def with_role_tokens(self, user: str, assistant: str) -> "Conversation":

@@ -161,6 +161,14 @@ def test_a_system_text_goes_into_the_first_turn_of_the_user_wherever_that_is():
     assert marked(row, type="sharegpt", conversation="mistral") == "[/INST]⟦ Hi◼⟧[INST] S\n\na [/INST]⟦ b◼⟧"
 
 
+def test_llama_2_and_mistral_are_encoded_as_one_text_between_their_ends():
+    for name in ("llama-2", "mistral"):
+        example = format_of(Dataset(path="x", type="sharegpt", conversation=name)).read(
+            talk(("human", "a"), ("gpt", "b"), ("human", "c"), ("gpt", "d"))
+        )
+        assert "".join("+" if segment.glue else "|" for segment in example.segments) == "|+++|+++"
+
+
 def test_role_tokens_stand_for_the_roles_where_the_vocabulary_has_both(tmp_path):
     format = format_of(Dataset(path="x", type="sharegpt"))
     row = talk(("human", "a"), ("gpt", "b"))
