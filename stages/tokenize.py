@@ -6,7 +6,7 @@ import os
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.errors import ParamsError
-from axolotl_core.prompts.resolve import files_read, format_of
+from axolotl_core.prompts.resolve import files_read
 from axolotl_core.tokens.rowcache import RowCache, context_key
 from axolotl_core.tokens.store import Encoder, Written, write_tokens
 from stages.job import Job, Result
@@ -21,7 +21,7 @@ def run(job: Job) -> Result:
     processes = job.params.machine.dataset_processes or 1
     cache = row_cache(job)
     written = write_tokens(job.out, encoder, processes, cache, strict=prompt.mask_check == "error")
-    report = written.report.facts(format_of(data, job.project.root).markup)
+    report = written.report.facts(written.markup)
     masks, lengths = job.also.values()
     masks.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     lengths.write_text(written.report.histogram(), encoding="utf-8")

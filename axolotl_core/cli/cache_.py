@@ -28,16 +28,11 @@ def command(size: str | None, older: int | None, clear: bool) -> None:
     """
     folder = Path.cwd() / ".axolotl" / "rows"
     found = contexts(folder)
-    gone = 0
-    if clear:
-        gone += remove(found)
-    if older is not None:
-        gone += remove([c for c in found if time.time() - c.used_s > older * DAY_S])
-    if size is not None:
-        gone += trim(contexts(folder), _bytes(size))
     if clear or older is not None or size is not None:
+        gone = remove([c for c in found if clear or (older is not None and time.time() - c.used_s > older * DAY_S)])
+        gone += trim(contexts(folder), _bytes(size)) if size is not None else 0
         click.echo(f"removed {_shown(gone)}")
-    found = contexts(folder)
+        found = contexts(folder)
     for context in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(context.used_s))
         told = f"{context.rows:>12,} rows  {_shown(context.bytes):>9}  last used {used}"

@@ -8,9 +8,7 @@ from typing import Any
 import click
 
 from axolotl_core.errors import ParamsError
-from axolotl_core.params.document import read
-from axolotl_core.params.legacy import is_flat, sectioned
-from axolotl_core.params.load import load
+from axolotl_core.params.load import load, sections_of
 from axolotl_core.params.whole import Params
 from axolotl_core.prompts.resolve import files_read, format_of
 from stages.graph import dvc_yaml
@@ -37,17 +35,10 @@ def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Pa
         try:
             format_of(data, Path.cwd())
         except ParamsError as error:
-            problems.append(f"{_place(path, name)}: datasets.{name}.type: {error}")
+            problems.append(f"{sections_of(path).place(('datasets', name, 'type'))}: datasets.{name}.type: {error}")
     if problems:
         raise ParamsError("\n".join(problems))
     return Project(Path.cwd()), params
-
-
-def _place(path: Path, dataset: str) -> str:
-    """`params.yaml:4`: the line of a data set's type."""
-    document = read(path)
-    document = sectioned(document) if is_flat(document.values) else document
-    return document.place(("datasets", dataset, "type"))
 
 
 def graph_of(params: Params, root: Path) -> str:

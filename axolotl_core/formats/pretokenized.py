@@ -10,11 +10,10 @@ from typing import Any
 
 from axolotl_core.errors import DataError
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.prompts.example import Format, Ids, Row, Vocabulary, kind, listed
+from axolotl_core.prompts.example import UNTRAINED, Format, Ids, Row, Vocabulary, kind_of_list, listed
 from axolotl_core.prompts.wrap import no_style
 
 COLUMNS = ("input_ids", "attention_mask", "labels")
-UNTRAINED = -100
 
 
 def load(data: Dataset, style: str | None) -> Format:
@@ -46,7 +45,5 @@ def load(data: Dataset, style: str | None) -> Format:
 def _numbers(row: Row, column: str) -> list[int]:
     value: Any = listed(row[column])
     if not isinstance(value, list) or not all(type(entry) is int for entry in value):
-        raise DataError(
-            f"field '{column}' is {kind(value) if not isinstance(value, list) else 'a list of other things'}, wanted a list of ids"
-        )
+        raise DataError(f"field '{column}' is {kind_of_list(value)}, wanted a list of ids")
     return value

@@ -26,11 +26,15 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Params:
     overrides: `training.learning_rate=1e-4` or `learning_rate=1e-4`, as given to --set.
     Raises ParamsError with one line a problem.
     """
-    document = read(path)
-    if legacy.is_flat(document.values):
-        document = legacy.sectioned(document)
+    document = sections_of(path)
     override(document, overrides)
     return validate(document)
+
+
+def sections_of(path: Path) -> Document:
+    """The file as a document with sections, which a flat YAML is translated to."""
+    document = read(path)
+    return legacy.sectioned(document) if legacy.is_flat(document.values) else document
 
 
 def override(document: Document, overrides: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from axolotl_core.errors import DataError
-from axolotl_core.prompts.example import Row, kind, listed
+from axolotl_core.prompts.example import Row, kind_of_list, listed
 
 
 def shaped(row: Row, rename: Mapping[str, str], join: Mapping[str, str]) -> Row:
@@ -28,8 +28,7 @@ def shaped(row: Row, rename: Mapping[str, str], join: Mapping[str, str]) -> Row:
 def _joined(column: str, value: Any, between: str) -> str:
     value = listed(value)
     if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-        got = kind(value) if not isinstance(value, list) else "a list of other things"
-        raise DataError(f"field '{column}' is {got}, wanted a list of texts to join")
+        raise DataError(f"field '{column}' is {kind_of_list(value)}, wanted a list of texts to join")
     return between.join(value)
 
 

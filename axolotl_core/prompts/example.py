@@ -13,6 +13,8 @@ from typing import Any, Literal
 from axolotl_core.errors import DataError
 
 Row = dict[str, Any]
+UNTRAINED = -100
+"""The label of a token that is not trained, as torch's cross entropy has it."""
 ROLES = ("prompt", "system", "user", "assistant", "tool", "text")
 """Who says a segment: `prompt` is all that stands before an instruction's answer, `text` a text without roles."""
 
@@ -120,6 +122,11 @@ def listed(value: Any) -> Any:
         return json.loads(value) if value else None
     except ValueError:
         return value
+
+
+def kind_of_list(value: Any) -> str:
+    """What stands where a list of something was wanted: no list, or a list of other things."""
+    return "a list of other things" if isinstance(value, list) else kind(value)
 
 
 def kind(value: Any) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from axolotl_core.errors import DataError, ParamsError, nearest
-from axolotl_core.prompts.example import Row, kind, listed, text, text_or_empty
+from axolotl_core.prompts.example import Row, kind_of_list, listed, text_or_empty
 
 Turns = list[tuple[str, str]]
 """("user" or "assistant", text)."""
@@ -14,26 +14,26 @@ def messages_of(row: Row, field: str, keys: str, least: int) -> list[dict[str, A
     """The messages in a field. keys: how one looks, for the error. Raises DataError: no list, too few."""
     value = listed(row.get(field))
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise DataError(
-            f"field '{field}' is {kind(value) if not isinstance(value, list) else 'a list of other things'}, wanted a list of {keys}"
-        )
+        raise DataError(f"field '{field}' is {kind_of_list(value)}, wanted a list of {keys}")
     if len(value) < least:
         raise DataError(f"field '{field}' has {len(value)} messages, wanted at least {least}")
     return value
 
 
-def conversation(row: Row, role: str, content: str, roles: Mapping[str, str], field: str = "conversations") -> tuple[str, Turns]:
-    """(system text, turns). The first message may be from `system`; roles: a role of the data → user or assistant.
+def conversation(row: Row, role: str, content: str, roles: Mapping[str, str]) -> tuple[str, Turns]:
+    """(system text, turns) of the field `conversations`, whose first message may be from `system`.
+
+    roles: a role of the data → user or assistant.
 
     Some dumps begin with a message of another role in front of the user's, which is left out.
     Raises DataError: no list, fewer than two messages, a role that is not among `roles`.
     """
-    messages = messages_of(row, field, f'{{"{role}", "{content}"}}', 2)
+    messages = messages_of(row, "conversations", f'{{"{role}", "{content}"}}', 2)
     system = ""
     if messages[0].get(role) == "system":
         system, messages = text_or_empty(messages[0], content), messages[1:]
-    first, second = (str(message.get(role)) for message in (messages * 2)[:2])
-    if len(messages) > 1 and first not in roles and roles.get(second) == "user":
+    meant = [roles.get(str(message.get(role))) for message in messages[:2]]
+    if meant == [None, "user"]:
         messages = messages[1:]
     return system, [(role_of(message, role, roles), _said(message, content)) for message in messages]
 
@@ -49,7 +49,7 @@ def role_of(message: Mapping[str, Any], key: str, roles: Mapping[str, str]) -> s
 def _said(message: dict[str, Any], content: str) -> str:
     if content not in message:
         raise DataError(f"a message has the keys {', '.join(message) or 'none'}, wanted '{content}'")
-    return text_or_empty(message, content) if message[content] is None else text(message, content)
+    return text_or_empty(message, content)
 
 
 def trained(wanted: Iterable[str] | None, roles: Mapping[str, str]) -> frozenset[str]:

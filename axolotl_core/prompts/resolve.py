@@ -27,8 +27,8 @@ def format_of(data: Dataset, root: Path = Path()) -> Format:
     `my_module.load_fn` is a function of my_module.py in `root`, the folder of params.yaml, where Jinja files lie too.
     Raises ParamsError: no such format, function or style.
     """
-    if data.chat_template and (root / data.chat_template).is_file():
-        data = data.model_copy(update={"chat_template": str(root / data.chat_template)})
+    if jinja := jinja_file(data, root):
+        data = data.model_copy(update={"chat_template": str(jinja)})
     if not isinstance(data.type, str):
         format = lookup.find(FORMATS, "user_defined", "format").load(data, None)
     else:
@@ -57,10 +57,15 @@ def module_file(data: Dataset, root: Path) -> Path | None:
     return file if name.isidentifier() and file.is_file() and name not in lookup.names(FORMATS) else None
 
 
+def jinja_file(data: Dataset, root: Path) -> Path | None:
+    """The file that `chat_template` names, where there is one."""
+    file = root / (data.chat_template or "")
+    return file if file.is_file() else None
+
+
 def files_read(data: Dataset, root: Path) -> list[Path]:
     """Files beside params.yaml that decide what becomes of a row: a module of the user's, a Jinja file."""
-    jinja = root / data.chat_template if data.chat_template and (root / data.chat_template).is_file() else None
-    return [file for file in (module_file(data, root), jinja) if file]
+    return [file for file in (module_file(data, root), jinja_file(data, root)) if file]
 
 
 def read(format: Format, row: dict[str, Any]) -> Example | Ids:

@@ -41,12 +41,11 @@ ADDED = re.compile(r"<\|[^|]*\|>|</?s>")
 
 @dataclass(frozen=True)
 class Span:
-    """Characters start..end that message number `message` wrote, its turn's end included where `ended`."""
+    """Characters start..end that message number `message` wrote, with the token that ends its turn."""
 
     message: int
     start: int
     end: int
-    ended: bool = True
 
 
 class _Generation(Extension):
@@ -118,8 +117,7 @@ class ChatTemplate:
             start = header + len(self.generation_prompt) if header >= 0 else start
             while start > before and text[start - 1] == " ":
                 start -= 1
-            close = self._turn_end(text, end) if with_end else end
-            found.append(Span(i, start, close, ended=close > end))
+            found.append(Span(i, start, self._turn_end(text, end) if with_end else end))
         return text, found
 
     @cached_property

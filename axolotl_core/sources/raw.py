@@ -51,8 +51,7 @@ class RawBlock:
 
     def rejected(self, i: int, reason: str) -> bytes:
         """A line of rejected.jsonl."""
-        told = {"reason": reason, "file": self.sources[self.files[i]], "line": self.lines[i], "row": orjson.loads(self.texts[i])}
-        return orjson.dumps(told) + b"\n"
+        return rejected_line(reason, self.sources[self.files[i]], self.lines[i], orjson.loads(self.texts[i]))
 
 
 def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: bool = False, max_bytes: int | None = None) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
                     good.append(row)
                 elif skip:
                     rejected += 1
-                    out.write(orjson.dumps({"reason": row.problem, "file": row.file, "line": row.line, "row": row.values}) + b"\n")
+                    out.write(rejected_line(row.problem, row.file, row.line, row.values))
                 else:
                     problems.append(f"{row.file}:{row.line}: {row.problem}")
             if len(problems) >= MOST_PROBLEMS:
@@ -101,6 +100,11 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
     if not rejected:
         rejects.unlink()
     return {"rows": table.rows, "sources": list(files), **({"malformed": rejected} if rejected else {})}
+
+
+def rejected_line(reason: str, file: str, line: int, row: Any) -> bytes:
+    """A line of rejected.jsonl."""
+    return orjson.dumps({"reason": reason, "file": file, "line": line, "row": row}) + b"\n"
 
 
 def first_of(problems: list[str]) -> str:

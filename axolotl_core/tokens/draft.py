@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from axolotl_core.prompts.example import ROLES, Ids
-from axolotl_core.tokens.encoded import COLUMN, STATS, UNTRAINED, Encoded, pick
+from axolotl_core.prompts.example import ROLES, UNTRAINED, Ids
+from axolotl_core.tokens.encoded import COLUMN, STATS, Encoded, pick
 
 NO_TRAINED_TOKEN = "no trained token"
 EMPTY = np.zeros(0, np.int32)

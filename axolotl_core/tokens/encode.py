@@ -18,11 +18,11 @@ import orjson
 from axolotl_core.errors import DataError
 from axolotl_core.prompts import resolve
 from axolotl_core.prompts.columns import shaped
-from axolotl_core.prompts.example import ROLES, Example, Format, Ids, Row
+from axolotl_core.prompts.example import ROLES, UNTRAINED, Example, Format, Ids, Row
 from axolotl_core.prompts.template import BEGIN, END, MARK
 from axolotl_core.tokens.cut import Cut, Cutter
 from axolotl_core.tokens.draft import EMPTY, Draft, given_ids
-from axolotl_core.tokens.encoded import COLUMN, UNTRAINED, Encoded, pick
+from axolotl_core.tokens.encoded import COLUMN, Encoded, pick
 from axolotl_core.tokens.guard import ALIAS, GUARD, Guard
 from axolotl_core.tokens.tokenizer import Tokenizer
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from axolotl_core.prompts.example import ROLES
 
-UNTRAINED = -100
 STATS = (*(f"tokens_{r}" for r in ROLES), *(f"trained_{r}" for r in ROLES), "turns", "unended", "control", "lossy")
 """Counts kept of every row. unended: turns whose end is not trained; control: special tokens in the user's fields."""
 COLUMN = {name: i for i, name in enumerate(STATS)}

@@ -22,7 +22,8 @@ import xxhash
 
 from axolotl_core.artifacts.key import canonical, digest, digest_file
 from axolotl_core.artifacts.scratch import flush, sweep, write_atomically
-from axolotl_core.tokens.encoded import COLUMN, STATS, UNTRAINED, Encoded, pick
+from axolotl_core.prompts.example import UNTRAINED
+from axolotl_core.tokens.encoded import COLUMN, STATS, Encoded, pick
 
 SCHEMA = pa.schema(
     [

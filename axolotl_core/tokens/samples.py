@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from axolotl_core.artifacts.table import batches
-from axolotl_core.tokens.encoded import UNTRAINED
+from axolotl_core.prompts.example import UNTRAINED
 
 
 @dataclass

@@ -113,12 +113,16 @@ class _Block:
 
 @dataclass(frozen=True)
 class Written:
-    """What write_tokens did: facts for the manifest, the mask report, and the work: rows encoded and rows reused."""
+    """What write_tokens did: facts for the manifest, the mask report, and the work: rows encoded and rows reused.
+
+    markup: whether special tokens in the user's fields are tokens.
+    """
 
     facts: dict[str, Any]
     report: MaskReport
     encoded: int
     reused: int
+    markup: bool
 
 
 def write_tokens(out: Path, encoder: Encoder, processes: int, cache: RowCache, *, strict: bool = True) -> Written:
@@ -167,8 +171,9 @@ def write_tokens(out: Path, encoder: Encoder, processes: int, cache: RowCache, *
         raise DataError(told)
     if not dropped:
         rejected.unlink()
-    facts = {**report.sums(), "dropped": dropped, "excess_length": format_of(encoder.data, encoder.root).excess}
-    return Written(facts, report, encoded, first - encoded)
+    format = format_of(encoder.data, encoder.root)
+    facts = {**report.sums(), "dropped": dropped, "excess_length": format.excess}
+    return Written(facts, report, encoded, first - encoded, format.markup)
 
 
 @contextmanager

@@ -36,10 +36,6 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
-    def _added(self) -> list[str]:
-        return [token.content for token in self.backend.get_added_tokens_decoder().values()]
-
-    @cached_property
     def control(self) -> dict[str, int]:
         """Special tokens that are plain text in a user's field, and their ids."""
         every = self.backend.get_added_tokens_decoder()
@@ -53,9 +49,8 @@ class Tokenizer:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """What formats may ask."""
-        return Vocabulary(
-            self.folder, lambda text: self.backend.token_to_id(text) is not None, self.size, any_of(self._added), self.special
-        )
+        added = any_of(token.content for token in self.backend.get_added_tokens_decoder().values())
+        return Vocabulary(self.folder, lambda text: self.backend.token_to_id(text) is not None, self.size, added, self.special)
 
     @cached_property
     def twin(self) -> Twin:

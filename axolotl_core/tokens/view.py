@@ -15,8 +15,8 @@ import orjson
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.table import batches
 from axolotl_core.errors import DataError
+from axolotl_core.prompts.example import UNTRAINED
 from axolotl_core.sources.raw import REJECTED, read_raw
-from axolotl_core.tokens.encoded import UNTRAINED
 from axolotl_core.tokens.samples import Samples
 from axolotl_core.tokens.tokenizer import Tokenizer
 

@@ -8,9 +8,9 @@ import pytest
 from axolotl_core import lookup
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.prompts.conversation import templates
+from axolotl_core.prompts.example import UNTRAINED
 from axolotl_core.prompts.resolve import FORMATS, format_of
 from axolotl_core.tokens.encode import RowEncoder
-from axolotl_core.tokens.encoded import UNTRAINED
 from axolotl_core.tokens.tokenizer import Tokenizer, read_tokenizer
 from tests.golden.make import OURS, ROWS, SEED, dumped, ours
 from tests.golden.rules import wanted

@@ -11,11 +11,12 @@ from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.table import parts
 from axolotl_core.errors import DataError, ModelError
 from axolotl_core.params.datasets import Dataset
+from axolotl_core.prompts.example import UNTRAINED
 from axolotl_core.prompts.resolve import format_of
 from axolotl_core.sources.place import resolve
 from axolotl_core.sources.raw import SourceRow, write_raw
 from axolotl_core.tokens.encode import RowEncoder
-from axolotl_core.tokens.encoded import UNTRAINED, Encoded
+from axolotl_core.tokens.encoded import Encoded
 from axolotl_core.tokens.make import gguf_facts, make_tokenizer
 from axolotl_core.tokens.rowcache import RowCache
 from axolotl_core.tokens.samples import Samples
