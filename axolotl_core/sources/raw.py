@@ -6,9 +6,10 @@ filled with null in it, and the row's bytes are its identity.
     row: '{"instruction":"Add","output":"2"}'   line: 3   file: 0   (manifest: sources: ["data/faq.jsonl"])
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,14 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
             if not good:
                 continue
             texts = [_json(row) for row in good]
-            full = False
             if max_bytes is not None:
-                stop = _reaching(texts, max_bytes - written)
-                full = stop < len(texts) or written + sum(map(len, texts)) >= max_bytes
-                good, texts = good[:stop], texts[:stop]
-                written += sum(len(text.encode()) for text in texts)
+                ends = list(accumulate((len(text.encode()) for text in texts), initial=written))[1:]
+                stop = bisect_left(ends, max_bytes) + 1
+                good, texts, written = good[:stop], texts[:stop], ends[min(stop, len(ends)) - 1]
             lines = pa.array([row.line for row in good], pa.int32())
             indexes = pa.array([files.setdefault(row.file, len(files)) for row in good], pa.int32())
             table.write(pa.record_batch([pa.array(texts, pa.string()), lines, indexes], schema=SCHEMA))
-            if full:
+            if max_bytes is not None and written >= max_bytes:
                 break
     if problems:
         raise DataError(first_of(problems))
@@ -116,15 +115,6 @@ def first_of(problems: list[str]) -> str:
 def read_raw(batch: pa.RecordBatch, sources: list[str]) -> RawBlock:
     """The rows of one batch of the table; sources: that fact of the manifest."""
     return RawBlock(*(batch.column(name).to_pylist() for name in ("row", "line", "file")), sources)
-
-
-def _reaching(texts: list[str], room: int) -> int:
-    """How many texts it takes to fill `room` bytes, at most all of them."""
-    for i, text in enumerate(texts):
-        room -= len(text.encode())
-        if room <= 0:
-            return i + 1
-    return len(texts)
 
 
 def _first(rejects: Path) -> str:

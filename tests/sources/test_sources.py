@@ -136,6 +136,8 @@ def test_malformed_rows_are_an_error_with_the_first_ten_or_left_out(tmp_path: Pa
 def test_max_bytes_stops_with_the_row_that_reaches_it(tmp_path: Path):
     many = (SourceRow("f", i, {"a": "x" * 92}) for i in range(1, 5000))  # 100 bytes each
     assert write_raw(tmp_path / "raw", many, "f", max_bytes=250_050)["rows"] == 2501
+    accented = (SourceRow("f", i, {"a": "é" * 46}) for i in range(1, 5000))  # 100 bytes each, 54 characters
+    assert write_raw(tmp_path / "accented", accented, "f", max_bytes=100_000)["rows"] == 1000
 
 
 def test_an_empty_data_set_is_an_error(tmp_path: Path):
