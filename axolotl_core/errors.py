@@ -6,6 +6,7 @@
     ├── ArtifactError         an artifact is missing, damaged or of another version
     ├── ModelError            a base model or tokenizer cannot be had, or does not fit what is asked
     ├── TrainError            training cannot go on: non-finite loss, another run holds the lock
+    │   └── Interrupted       a signal ended training; a checkpoint was written                exit status 75
     └── MachineError          the disk is full, a package or a device is missing
 
 A message is one sentence: place, got, wanted, remedy. The cli prints it without a traceback; anything that is
@@ -42,6 +43,12 @@ class ModelError(AxolotlError):
 
 class TrainError(AxolotlError):
     """Training cannot go on."""
+
+
+class Interrupted(TrainError):
+    """A signal ended training after a checkpoint was written: the same command goes on. 75 is sysexits.h's "try again"."""
+
+    exit_status = 75
 
 
 class MachineError(AxolotlError):

@@ -1,6 +1,7 @@
 """evaluate: the model before and after training, on the held-out rows and in replies to their prompts."""
 
 import json
+from functools import partial
 from typing import Any
 
 from axolotl_core.adapters.trained import load_trained
@@ -11,6 +12,7 @@ from axolotl_core.models.load import Loaded, load_model
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import open_rows
+from axolotl_core.training.loss import losses
 from stages.job import Job, Result
 
 
@@ -27,16 +29,18 @@ def run(job: Job) -> Result:
 
     def look(loaded: Loaded) -> dict[str, Any]:
         size = evaluation.eval_batch_size or machine.micro_batch_size
-        numbers = measure(loaded.model, held_out, facts["datasets"], loaded.how, size)
+        each = partial(losses, loaded.model.eval(), how=loaded.how)
+        batches = (batch.place(loaded.model.device) for batch in held_out.batches(range(len(held_out)), size))
+        numbers = measure(each, batches, facts["datasets"])
         ends = {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
         told = [reply(loaded.model, p.ids, max_new_tokens=evaluation.eval_table_max_new_tokens, **ends) for p in asked]
         return {"numbers": numbers, "replies": [tokenizer.text(ids) for ids in told]}
 
     if manifest.read(job.input("adapter"))["kind"] == "full":  # one after the other: two whole models may not fit the device
-        before = look(load_model(base, machine, **settings))
-        after = look(load_trained(job.input("adapter"), base, machine, **settings))
+        before = look(load_model(base, machine, quantise=job.params.model, **settings))
+        after = look(load_trained(job.input("adapter"), base, machine, quantise=job.params.model, **settings))
     else:
-        tuned = load_trained(job.input("adapter"), base, machine, **settings)
+        tuned = load_trained(job.input("adapter"), base, machine, quantise=job.params.model, **settings)
         after = look(tuned)
         with tuned.model.disable_adapter():
             before = look(tuned)

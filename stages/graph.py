@@ -8,8 +8,9 @@
 raise it when the same inputs give other bytes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from axolotl_core.errors import ParamsError, nearest
 
@@ -82,11 +83,12 @@ STAGES = (
     Stage(
         "train",
         "stages.train:run",
-        1,
+        2,
         ("model", "adapter", "training"),
         ("packed", "tokens", "tokenizer", "base"),
         "adapter",
         also=("metrics/train.json", "plots/train.csv", "plots/eval.csv"),
+        outside="adapter",
     ),
     Stage(
         "evaluate",
@@ -97,7 +99,7 @@ STAGES = (
         "evaluation",
         also=("metrics/evaluate.json",),
     ),
-    Stage("merge", "stages.merge:run", 1, ("model",), ("adapter", "base", "tokenizer"), "merged"),
+    Stage("merge", "stages.merge:run", 2, ("model",), ("adapter", "base", "tokenizer"), "merged"),
     Stage(
         "export",
         "stages.export:run",
@@ -116,8 +118,8 @@ def sections_wanted() -> list[str]:
     return list(dict.fromkeys(section for stage in STAGES for section in stage.sections))
 
 
-def dvc_yaml(files: Iterable[str] = ()) -> str:
-    """dvc.yaml as the table says it. files: what tokenize reads beside params.yaml, modules and Jinja files of the user's.
+def dvc_yaml(files: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
+    """dvc.yaml as the table says it. files: what is read beside params.yaml, by the stage's `outside`.
 
     Whole sections are depended on: DVC removes outs before it finds that a param is missing.
     """
@@ -132,7 +134,7 @@ def dvc_yaml(files: Iterable[str] = ()) -> str:
             lines += ["    foreach: ${datasets}", "    do:"]
         lines.append(f"{pad}cmd: axolotl stage {name} --only --revision {stage.revision}")
         deps = [f"{ARTIFACTS}/{path.replace('{}', key)}" for path in stage.inputs] or ([DATA] if stage.each else [])
-        deps += sorted(files) if stage.outside == "format" else []
+        deps += sorted(files.get(stage.outside or "", ()))
         if deps:
             lines += [f"{pad}deps:", *(f"{pad}  - {dep}" for dep in deps)]
         params = [f"{name}.{key}" if name == "datasets" and stage.each else name for name in stage.sections]

@@ -42,6 +42,10 @@ class Job:
     also: Mapping[str, Path] = field(default_factory=dict)
     """Where to write the metrics and plots that the stage declares."""
     key: str = ""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What the key is made of: {"key": …, "params": {section: …}, "inputs": {path: digest}}."""
+    branch: Path | None = None
+    """A checkpoint of another run that train goes on from."""
     datasets: Sequence[str] = ()
 
     def input(self, name: str) -> Path:

@@ -9,6 +9,6 @@ from stages.job import Job, Result
 def run(job: Job) -> Result:
     """merged/ from adapter/, base/ and tokenizer/ (its size: added tokens have rows in the embeddings)."""
     base = weights_folder(job.input("base"), job.project.root, job.project.stats)
-    merge(job.input("adapter"), base, job.out, vocabulary=read_tokenizer(job.input("tokenizer")).size)
+    how = merge(job.input("adapter"), base, job.out, vocabulary=read_tokenizer(job.input("tokenizer")).size)
     size = sum(file.stat().st_size for file in job.out.glob("*.safetensors"))
-    return Result({"weights_bytes": size}, f"{size / 2**20:,.0f} MiB of safetensors")
+    return Result({"weights_bytes": size}, f"{size / 2**20:,.0f} MiB of safetensors, {how}")

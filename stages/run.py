@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from axolotl_core import world
 from axolotl_core.artifacts import manifest
+from axolotl_core.artifacts.checkpoints import branch_digest
 from axolotl_core.artifacts.key import digest_file, stage_key
 from axolotl_core.artifacts.scratch import building, replace, write_atomically
 from axolotl_core.errors import ArtifactError, AxolotlError, MachineError
@@ -30,33 +32,59 @@ from axolotl_core.params.whole import Params
 from axolotl_core.sources import outside
 from stages.graph import Step, chosen, upstream
 from stages.job import Job, Project, Result
+from stages.launch import launch, processes_of
 
 PROVENANCE = ("axolotl", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow")
 
 
-def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False) -> int:
+def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False, branch: Path | None = None) -> int:
     """Bring a stage up to date, and all it reads unless `only`; prints a line a stage, returns how many were run.
 
-    Stages that exist once a data set run side by side, in processes of their own.
+    Stages that exist once a data set run side by side, in processes of their own. train starts itself under torchrun
+    where params.yaml or the GPUs ask for several processes; in such a process only train itself is run. branch: a
+    checkpoint that train goes on from.
     """
     built = 0
     targets = chosen(name, params.datasets)
     for _, wave in groupby(targets if only else upstream(targets, params.datasets), key=lambda step: step.stage.name):
         stale = []
         for step in wave:
-            key = key_of(project, params, step)
+            key = key_of(project, params, step, branch)
             if up_to_date(project, step, key) and not (force and step in targets):
                 say(step, "up to date")
             else:
                 stale.append((step, key))
+        if world.launched():
+            for step, key in stale:
+                together(project, params, step, key, branch, trained_here=step in targets)
+            built += len(stale)
+            continue
+        if stale and stale[0][0].stage.name == "train" and (count := processes_of(params)) is not None:
+            launch(project, params, count, force=force, branch=branch)
+            built += 1
+            continue
         processes = min(len(stale), params.machine.dataset_processes or os.cpu_count() or 1)
         if processes > 1:
             side_by_side(project, params, stale, processes)
         else:
             for step, key in stale:
-                say(step, build(project, params, step, key).said)
+                say(step, build(project, params, step, key, branch).said)
         built += len(stale)
     return built
+
+
+def together(project: Project, params: Params, step: Step, key: str, branch: Path | None, *, trained_here: bool) -> None:
+    """One of several processes: rank 0 builds as ever, the others train along and write nothing."""
+    if step.stage.name != "train" or not trained_here:
+        raise ArtifactError(f"{step.name} is out of date; run `axolotl stage {step.name}` first, in one process")
+    if world.rank() == 0:
+        say(step, build(project, params, step, key, branch).said)
+        return
+    with building(project.artifacts / step.output, project.scratch / "tmp", swept=False) as folder:
+        job = Job(
+            step, restricted(params, step), project, folder, key=key, identity=identity(project, params, step, key, branch), branch=branch
+        )
+        _function(step)(job)
 
 
 def side_by_side(project: Project, params: Params, stale: Sequence[tuple[Step, str]], processes: int) -> None:
@@ -87,13 +115,25 @@ def _build(project: Project, params: Params, step: Step, key: str) -> str:
     return build(project, params, step, key).said
 
 
+def _function(step: Step) -> Callable[[Job], Result]:
+    module, _, function = step.stage.script.partition(":")
+    found: Callable[[Job], Result] = getattr(importlib.import_module(module), function)
+    return found
+
+
 def say(step: Step, told: str) -> None:
-    print(f"{step.name:<20} {told}", flush=True)
+    if world.rank() == 0:
+        print(f"{step.name:<20} {told}", flush=True)
 
 
-def key_of(project: Project, params: Params, step: Step) -> str:
+def key_of(project: Project, params: Params, step: Step, branch: Path | None = None) -> str:
     """Key of a step as params and inputs are now. Raises ArtifactError for an input that is missing."""
-    return stage_key(step.stage.name, step.stage.revision, sections(params, step), inputs(project, params, step))
+    return stage_key(step.stage.name, step.stage.revision, sections(params, step), inputs(project, params, step, branch))
+
+
+def identity(project: Project, params: Params, step: Step, key: str, branch: Path | None) -> dict[str, Any]:
+    """What the key is made of, to be told what differs."""
+    return {"key": key, "params": sections(params, step), "inputs": inputs(project, params, step, branch)}
 
 
 def sections(params: Params, step: Step) -> dict[str, Any]:
@@ -106,8 +146,8 @@ def sections(params: Params, step: Step) -> dict[str, Any]:
     return {name: section if isinstance(section, dict) else section.identity() for name, section in found.items()}
 
 
-def inputs(project: Project, params: Params, step: Step) -> dict[str, str]:
-    """Path → content digest of each input artifact, and of what lies outside artifacts/."""
+def inputs(project: Project, params: Params, step: Step, branch: Path | None = None) -> dict[str, str]:
+    """Path → content digest of each input artifact, and of what lies outside artifacts/. branch: train's checkpoint."""
     found = {}
     for template in step.stage.inputs:
         path = step.path(template)
@@ -115,6 +155,8 @@ def inputs(project: Project, params: Params, step: Step) -> dict[str, str]:
             found[name] = _digest(project.artifacts / name)
     if step.stage.outside:
         found |= getattr(outside, step.stage.outside)(params, step.dataset, project.root, project.stats)
+    if branch is not None and step.stage.name == "train":
+        found |= {"branch": branch_digest(branch)}
     return found
 
 
@@ -134,16 +176,15 @@ def up_to_date(project: Project, step: Step, key: str) -> bool:
     return bool(record.get("key") == key and also and record.get("output") == manifest.digest_of(facts))
 
 
-def build(project: Project, params: Params, step: Step, key: str) -> Result:
+def build(project: Project, params: Params, step: Step, key: str, branch: Path | None = None) -> Result:
     """Run the stage's function and publish what it made."""
-    read = inputs(project, params, step)
+    read = inputs(project, params, step, branch)
     for path in read:
         if (project.artifacts / path).is_dir():
             manifest.verify(project.artifacts / path)
     ancestors = lineage(project, read)
     if step.stage.name == "pack":
         prune(project, params)
-    module, _, function = step.stage.script.partition(":")
     final = project.artifacts / step.output
     with building(final, project.scratch / "tmp") as folder:
         out, beside = folder / "artifact", folder / "also"
@@ -156,9 +197,11 @@ def build(project: Project, params: Params, step: Step, key: str) -> Result:
             out,
             {path: beside / path.replace("/", "-") for path in step.also},
             key,
+            identity(project, params, step, key, branch),
+            branch,
             tuple(sorted(params.datasets)),
         )
-        result: Result = getattr(importlib.import_module(module), function)(job)
+        result = _function(step)(job)
         digest = manifest.seal(out, step.stage.output.partition("/")[0], result.facts)
         for path, file in job.also.items():
             replace(file, project.artifacts / path)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from axolotl_core.errors import ModelError
 from axolotl_core.params.adapter import Adapter
@@ -13,53 +15,83 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
-def attach(model: Any, adapter: Adapter) -> PeftModel:
-    """Freeze the model and put fresh updates beside the target modules; they start as zero.
+def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None) -> PeftModel:
+    """Freeze the model and put updates beside the target modules: fresh ones, which start as zero, or those of a folder.
 
-    Raises ModelError: a target or module name that the model lacks, a family without usual targets.
+    Raises ModelError: a target or module name that the model lacks, a family without usual targets, an adapter that does
+    not fit the base, or whose rank and targets are not those of params.yaml.
     """
-    targets: Any = list(adapter.lora_target_modules)
-    if adapter.lora_target_linear:
-        targets = "all-linear" if not targets else sorted({*targets, *_linear(model)})
-    config = LoraConfig(
-        r=adapter.lora_r,
-        lora_alpha=adapter.lora_alpha,
-        lora_dropout=adapter.lora_dropout,
-        target_modules=targets or None,
-        modules_to_save=list(adapter.lora_modules_to_save) or None,
-        fan_in_fan_out=adapter.lora_fan_in_fan_out,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for option in ("lora_target_modules", "lora_modules_to_save"):
-        for name in getattr(adapter, option):
-            if name.rpartition(".")[2] not in names:
-                known = ", ".join(sorted(_linear(model)))
-                raise ModelError(f"adapter.{option}: the model has no module '{name}'; its linear modules are {known}")
-    try:
-        attached = get_peft_model(model, config)
-    except ValueError as error:
-        raise ModelError(f"adapter: {' '.join(str(error).split())}; set lora_target_linear: true or lora_target_modules") from None
+    attached = _fresh(model, adapter) if goes_on_from is None else apply(model, goes_on_from, trainable=True)
     for parameter in attached.parameters():
         if parameter.requires_grad:  # bf16 would round most updates of lora_modules_to_save away
             parameter.data = parameter.data.float()
     return attached
 
 
-def _linear(model: Any) -> set[str]:
-    """Last names of all linear modules but the output layer; Conv1D of GPT-2 is linear too."""
+def _fresh(model: Any, adapter: Adapter) -> PeftModel:
+    targets: Any = list(adapter.lora_target_modules)
+    if adapter.lora_target_linear:
+        targets = "all-linear" if not targets else sorted({*targets, *linear(model)})
+    _check_names(model, adapter)
+    config = LoraConfig(
+        r=adapter.lora_r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=targets or None,
+        modules_to_save=list(adapter.lora_modules_to_save) or None,
+        ensure_weight_tying=bool(adapter.lora_modules_to_save) and tied(model),
+        fan_in_fan_out=adapter.lora_fan_in_fan_out,
+        use_dora=adapter.peft_use_dora,
+        use_rslora=adapter.peft_use_rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"adapter: {' '.join(str(error).split())}; set lora_target_linear: true or lora_target_modules") from None
+
+
+def _check_names(model: Any, adapter: Adapter) -> None:
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    for option in ("lora_target_modules", "lora_modules_to_save"):
+        for name in getattr(adapter, option):
+            if name.rpartition(".")[2] not in names:
+                known = ", ".join(sorted(linear(model)))
+                raise ModelError(f"adapter.{option}: the model has no module '{name}'; its linear modules are {known}")
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    shared = {name.rpartition(".")[2] for name, module in model.named_modules() if id(module) in ends} if tied(model) else set()
+    for name in adapter.lora_target_modules:
+        if name.rpartition(".")[2] in shared:
+            raise ModelError(
+                f"adapter.lora_target_modules: '{name}' shares its weight between embeddings and output layer, so an update of one "
+                "would change both once merged; name it in lora_modules_to_save instead"
+            )
+
+
+def tied(model: Any) -> bool:
+    """Whether embeddings and output layer are one weight."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def linear(model: Any) -> set[str]:
+    """Last names of all linear modules but the output layer; Conv1D of GPT-2 is linear too, and so are quantised layers."""
     output = model.get_output_embeddings()
-    kinds = ("Linear", "Conv1D")
+    kinds = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
     return {n.rpartition(".")[2] for n, m in model.named_modules() if type(m).__name__.endswith(kinds) and m is not output}
 
 
-def save(model: PeftModel, out: Path, base_model: str) -> None:
-    """adapter_config.json and adapter_model.safetensors, the same bytes for the same weights."""
-    model.save_pretrained(out, save_embedding_layers=False)
+def save(model: PeftModel, out: Path, base_model: str, weights: dict[str, Any]) -> None:
+    """adapter_config.json and adapter_model.safetensors, the same bytes for the same weights.
+
+    weights: of the parameters that are trained, by the model's names, whole.
+    """
+    model.save_pretrained(out, save_embedding_layers=False, state_dict=weights)
     (out / "README.md").unlink(missing_ok=True)
     config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_model
+    config["inference_mode"] = True
     for name in ("target_modules", "modules_to_save"):  # sets, whose order Python draws anew for each process
         if isinstance(config[name], list):
             config[name].sort()
@@ -67,9 +99,26 @@ def save(model: PeftModel, out: Path, base_model: str) -> None:
     (out / WEIGHTS).chmod(0o644)
 
 
-def apply(model: Any, folder: Path) -> PeftModel:
+def apply(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
     """The model with the updates of `folder` beside it. Raises ModelError when they do not fit it."""
     try:
-        return PeftModel.from_pretrained(model, str(folder))
-    except (RuntimeError, ValueError, KeyError) as error:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ModelError(f"{folder}: the adapter does not fit the base model: {' '.join(str(error).split())[:300]}") from None
+
+
+def file_name(name: str) -> str:
+    """How a trained parameter is called in the adapter's file: without the name of the adapter in memory."""
+    name = name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
+    return name.replace(".modules_to_save.default.", ".").replace(".default", "")
+
+
+def layers(model: PeftModel) -> dict[str, LoraLayer]:
+    """Modules with an update beside them, by the base's own names."""
+    return {name.removeprefix("base_model.model."): m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+
+
+def on_meta(base: Any, folder: Path) -> PeftModel:
+    """The adapter's structure beside a model of no weights (device meta), for its names and its arithmetic."""
+    with torch.device("meta"):
+        return get_peft_model(base, PeftConfig.from_pretrained(str(folder)))

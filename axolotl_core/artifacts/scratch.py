@@ -20,12 +20,13 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def building(final: Path, scratch: Path) -> Iterator[Path]:
+def building(final: Path, scratch: Path, *, swept: bool = True) -> Iterator[Path]:
     """An empty folder of this process to build `final` in; it is gone when the block ends.
 
-    Raises MachineError when the disk is full; the previous `final` then stays.
+    swept: first remove what dead processes left. Raises MachineError when the disk is full; the previous `final` then stays.
     """
-    sweep(scratch)
+    if swept:
+        sweep(scratch)
     folder = scratch / f"{final.name}.{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     try:

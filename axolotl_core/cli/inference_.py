@@ -33,7 +33,8 @@ def command(params: Path, which: str, system: str | None, raw: bool, **sampling:
     echo "Why is the water cloudy?" | axolotl inference --model merged
     """
     project, whole = open_project(params)
-    chat = open_chat(project.root, project.artifacts, project.stats, which, whole.machine, Sampling(**sampling), system=system, raw=raw)
+    places = (project.root, project.artifacts, project.stats)
+    chat = open_chat(*places, which, whole.machine, Sampling(**sampling), quantise=whole.model, system=system, raw=raw)
     if not sys.stdin.isatty():
         prompt = sys.stdin.read().strip("\n")
         if prompt.strip():

@@ -1,10 +1,16 @@
 """`axolotl`: the one place that knows click. Commands are imported when they are called, so that --help is quick."""
 
 import importlib
+import logging
 
 import click
 
-from axolotl_core.errors import AxolotlError
+from axolotl_core import world
+from axolotl_core.errors import AxolotlError, MachineError
+
+for noisy in ("bitsandbytes", "DeepSpeed", "torch.distributed"):  # before they are imported, which they are by peft and accelerate
+    logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger(noisy).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 COMMANDS = {
     "cache": "Show the row cache in .axolotl/rows, or trim it.",
@@ -41,7 +47,10 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AxolotlError as error:
-            click.echo(f"axolotl: {error}", err=True)
+            if world.rank() == 0:
+                click.echo(f"axolotl: {error}", err=True)
+            elif isinstance(error, MachineError):  # the others fail alike, a GPU may fail alone
+                click.echo(f"axolotl, rank {world.rank()}: {error}", err=True)
             ctx.exit(error.exit_status)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from axolotl_core import world
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.load import load, sections_of
 from axolotl_core.params.whole import Params
 from axolotl_core.prompts.resolve import files_read, format_of
+from axolotl_core.sources.outside import adapter_files
 from stages.graph import dvc_yaml
 from stages.job import Project
 
@@ -27,9 +29,14 @@ def params_options(command: Any) -> Any:
     )
 
 
+def _tell(told: str) -> None:
+    if world.rank() == 0:
+        click.echo(told, err=True)
+
+
 def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Params]:
     """The project of the current folder. Raises ParamsError for anything wrong, formats included."""
-    params = load(path, overrides)
+    params = load(path, overrides, tell=_tell)
     problems = []
     for name, data in params.datasets.items():
         try:
@@ -42,5 +49,7 @@ def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Pa
 
 
 def graph_of(params: Params, root: Path) -> str:
-    """dvc.yaml as it should be for these params: with the user's own files that tokenize reads."""
-    return dvc_yaml({os.path.relpath(file, root) for data in params.datasets.values() for file in files_read(data, root)})
+    """dvc.yaml as it should be for these params: with the user's own files that tokenize and train read."""
+    formats = [file for data in params.datasets.values() for file in files_read(data, root)]
+    read = {"format": formats, "adapter": adapter_files(params, root)}
+    return dvc_yaml({outside: {os.path.relpath(file, root) for file in files} for outside, files in read.items()})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from axolotl_core import world
 from axolotl_core.cli.project import open_project, params_options
 from axolotl_core.errors import ParamsError
 from stages.graph import chosen
@@ -16,8 +17,11 @@ from stages.run import run
 @params_options
 @click.option("--only", is_flag=True, help="Just this stage; what it reads must be there.")
 @click.option("--force", is_flag=True, help="Run it even if it is up to date.")
+@click.option("--branch-from", type=click.Path(path_type=Path), help="train: go on from this checkpoint of another run.")
 @click.option("--revision", type=int, hidden=True, help="The code identity that dvc.yaml was written for.")
-def command(name: str, params: Path, overrides: tuple[str, ...], only: bool, force: bool, revision: int | None) -> None:
+def command(
+    name: str, params: Path, overrides: tuple[str, ...], only: bool, force: bool, branch_from: Path | None, revision: int | None
+) -> None:
     """Bring one stage up to date, and all it reads, without DVC.
 
     NAME is fetch, tokenize, pack, train, evaluate, merge or export; `tokenize@faq` is that of one data set.
@@ -33,6 +37,6 @@ def command(name: str, params: Path, overrides: tuple[str, ...], only: bool, for
             raise ParamsError(
                 f"dvc.yaml asks for revision {revision} of {step.stage.name}, this axolotl has {step.stage.revision}; run `axolotl upgrade`"
             )
-    built = run(project, whole, name, only=only, force=force)
-    if built and (project.root / ".dvc").is_dir() and "DVC_STAGE" not in os.environ:
+    built = run(project, whole, name, only=only, force=force, branch=branch_from)
+    if built and world.rank() == 0 and (project.root / ".dvc").is_dir() and "DVC_STAGE" not in os.environ:
         click.echo("DVC has not recorded this; `dvc commit` does, `dvc repro` would check it")

@@ -1,31 +1,34 @@
 """Loss, perplexity and token accuracy on held-out rows, overall and per data set."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from axolotl_core.training.batches import RowSource
-from axolotl_core.training.loss import losses
+from axolotl_core.training.batches import Inputs
 
 
-def measure(model: Any, rows: RowSource, names: Sequence[str], how: str, batch_size: int) -> dict[str, Any]:
+def measure(
+    each: Callable[[Inputs], tuple[Tensor, Tensor]],
+    batches: Iterable[Inputs],
+    names: Sequence[str],
+    together: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> dict[str, Any]:
     """{"loss" in nats a token, "perplexity", "accuracy", "tokens", "datasets": {name: the same four}}.
 
+    each: what `training.loss.losses` says of a batch. together: sums over processes that each measure a part.
     Sums over tokens, so every trained token weighs the same whatever row it lies in. No rows: all values None.
     """
-    training = model.training
-    model.eval()
     sums = torch.zeros(len(names), 3, dtype=torch.float64)
-    for batch in rows.batches(range(len(rows)), batch_size):
-        if batch.targets:
-            loss_N, right_N, sets_N = losses(model, batch.to(model.device), how)
-            columns = torch.stack([loss_N, right_N.float(), torch.ones_like(loss_N)], 1).cpu().double()  # MPS has no float64
-            sums.index_add_(0, sets_N.cpu(), columns)
-    model.train(training)
-    each = {name: _facts(*row.tolist()) for name, row in zip(names, sums, strict=True)}
-    return _facts(*sums.sum(0).tolist()) | {"datasets": each}
+    for inputs in batches:
+        loss_N, right_N = each(inputs)
+        columns = torch.stack([loss_N, right_N.float(), torch.ones_like(loss_N)], 1).cpu().double()  # MPS has no float64
+        sums.index_add_(0, inputs.sets_N.cpu(), columns)
+    sums = together(sums)
+    found = {name: _facts(*row.tolist()) for name, row in zip(names, sums, strict=True)}
+    return _facts(*sums.sum(0).tolist()) | {"datasets": found}
 
 
 def _facts(loss: float, right: float, tokens: float) -> dict[str, Any]:

@@ -1,18 +1,22 @@
 """The base model in memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from axolotl_core import world
 from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import MachineError, ModelError
 from axolotl_core.models import quiet  # noqa: F401
+from axolotl_core.models.packing import How, splits
 from axolotl_core.models.packs import packs_of
+from axolotl_core.models.quantize import settings_of
 from axolotl_core.params.machine import Machine
+from axolotl_core.params.model import Model
 
 RESIZE_SEED = 0
 """New embedding rows are drawn the same way by train, evaluate, merge and inference."""
@@ -20,10 +24,10 @@ RESIZE_SEED = 0
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, how it packs (`positions`, `mask`, or None where samples are not packed), and its attention."""
+    """A model, how it is run, and its attention."""
 
     model: PreTrainedModel
-    how: str
+    how: How
     attention: str
 
 
@@ -33,14 +37,30 @@ def device_of(machine: Machine) -> torch.device:
     if machine.device != "auto":
         if not there[machine.device]:
             raise MachineError(f"machine.device is {machine.device}, which this machine does not have; set it to auto or cpu")
-        return torch.device(machine.device)
+        return _own_gpu() if machine.device == "cuda" else torch.device(machine.device)
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return _own_gpu()
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def load_model(weights: Path, machine: Machine, *, vocabulary: int, packed: bool, dtype: torch.dtype | None = None) -> Loaded:
-    """Weights of a folder on the machine's device; dtype None keeps that of the files.
+def _own_gpu() -> torch.device:
+    """Of this process, when torchrun has started several."""
+    return torch.device("cuda", world.local_rank())
+
+
+def load_model(
+    weights: Path,
+    machine: Machine,
+    *,
+    vocabulary: int,
+    packed: bool,
+    dtype: torch.dtype | None = None,
+    quantise: Model | None = None,
+    on: torch.device | None = None,
+) -> Loaded:
+    """Weights of a folder on the machine's device, or where `on` says; dtype None keeps that of the files.
+
+    quantise: as this section asks for.
 
     The embeddings grow when the tokenizer has more tokens than they have rows, and never shrink.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
@@ -58,10 +78,16 @@ def load_model(weights: Path, machine: Machine, *, vocabulary: int, packed: bool
     packs = packs_of(config)
     if packed and packs.how is None:
         raise ModelError(f"{packs.reason}; set packing.sample_packing: false")
-    model = AutoModelForCausalLM.from_pretrained(weights, dtype=dtype or "auto", attn_implementation=attention)
+    settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
+    smaller = settings_of(quantise, config, compute=dtype or torch.float32) if quantise else {}
+    if smaller:
+        settings |= {"device_map": {"": device}}
+    model = AutoModelForCausalLM.from_pretrained(weights, **settings, **smaller)
     model.config.use_cache = False
     grow_embeddings(model, vocabulary)
-    return Loaded(model.to(device), packs.how or "positions", attention)
+    model = model if smaller else model.to(on or device)
+    how = How(packs.how or "positions")
+    return Loaded(model, replace(how, split=splits(model, how)), attention)
 
 
 def grow_embeddings(model: Any, vocabulary: int) -> None:

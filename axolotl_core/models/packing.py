@@ -2,10 +2,16 @@
 
 transformers splits a row by its positions only when no attention mask is passed and there is no cache; otherwise
 samples leak into each other without an error. So nobody else in this code base calls a model on packed rows.
+
+The output layer is run apart from the rest where that gives the same logits, so that a caller can make logits a few
+positions at a time: 8,192 tokens × 128,256 words are 4 GiB in fp32.
+
+B rows, T tokens, K positions, H features, V vocabulary
 """
 
 import inspect
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,18 +24,37 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 """Largest difference of logits, packed and apart, as a share of the largest logit."""
 
 
-def forward(model: Any, ids_BT: Tensor, positions_BT: Tensor, how: str, keep_K: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True)
+class How:
+    """How a model is run. packs: by restarting positions or by an additive mask. split: logits are head(hidden)."""
+
+    packs: Literal["positions", "mask"] = "positions"
+    split: bool = False
+
+
+def forward(model: Any, ids_BT: Tensor, positions_BT: Tensor, how: How, keep_K: Tensor | None = None) -> Tensor:
     """Logits (B, T, V), or (B, K, V) at the positions `keep_K` where the model can do that."""
-    inputs: dict[str, Any] = {"input_ids": ids_BT, "use_cache": False}
-    accepts = inspect.signature(_bare(model).forward).parameters
-    if how == "mask":
-        inputs["attention_mask"] = block_mask(positions_BT, model.dtype)
-    if "position_ids" in accepts:
-        inputs["position_ids"] = positions_BT
-    if keep_K is not None and "logits_to_keep" in accepts:
-        return model(**inputs, logits_to_keep=keep_K).logits
-    logits_BTV = model(**inputs).logits
+    whole = bare(model)
+    inputs = _inputs(whole, whole.dtype, ids_BT, positions_BT, how)
+    if keep_K is not None and "logits_to_keep" in inspect.signature(whole.forward).parameters:
+        return whole(**inputs, logits_to_keep=keep_K).logits
+    logits_BTV = whole(**inputs).logits
     return logits_BTV if keep_K is None else logits_BTV[:, keep_K]
+
+
+def hidden(model: Any, ids_BT: Tensor, positions_BT: Tensor, how: How) -> Tensor:
+    """What the output layer gets (B, T, H); only with `how.split`."""
+    whole = bare(model)
+    return whole.base_model(**_inputs(whole.base_model, whole.dtype, ids_BT, positions_BT, how)).last_hidden_state
+
+
+def _inputs(module: Any, dtype: torch.dtype, ids_BT: Tensor, positions_BT: Tensor, how: How) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"input_ids": ids_BT, "use_cache": False}
+    if how.packs == "mask":
+        inputs["attention_mask"] = block_mask(positions_BT, dtype)
+    if "position_ids" in inspect.signature(module.forward).parameters:
+        inputs["position_ids"] = positions_BT
+    return inputs
 
 
 def block_mask(positions_BT: Tensor, dtype: torch.dtype) -> Tensor:
@@ -45,26 +70,40 @@ def block_mask(positions_BT: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def self_test(model: Any, how: str) -> None:
+def splits(model: Any, how: How) -> bool:
+    """Whether the logits are the output layer's, with nothing after it; Gemma 2 caps them, Cohere scales them."""
+    head = model.get_output_embeddings()
+    if head is None or model.base_model is model:
+        return False
+    ids, positions = _probe(model)[0]
+    states = hidden(model, ids, positions, how)
+    return states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), forward(model, ids, positions, how))
+
+
+@torch.no_grad()
+def self_test(model: Any, how: How) -> None:
     """Two samples packed and apart must give the same logits. Raises ModelError with the difference."""
     training = model.training
     model.eval()
-    generator = torch.Generator().manual_seed(0)
-    samples = [torch.randint(_bare(model).config.vocab_size, (1, n), generator=generator).to(model.device) for n in PROBE]
-    positions = [torch.arange(n, device=model.device)[None] for n in PROBE]
-    packed = forward(model, torch.cat(samples, 1), torch.cat(positions, 1), how).float()
-    apart = torch.cat([forward(model, *pair, how) for pair in zip(samples, positions, strict=True)], 1).float()
+    samples = _probe(model)
+    packed = forward(model, *(torch.cat(column, 1) for column in zip(*samples, strict=True)), how).float()
+    apart = torch.cat([forward(model, *sample, how) for sample in samples], 1).float()
     model.train(training)
     difference = float((packed - apart).abs().max() / apart.abs().max())
     if not difference <= TOLERANCE.get(model.dtype, 6e-2):
         raise ModelError(
-            f"packed samples see each other in {type(_bare(model)).__name__}: logits differ by {difference:.2g} of the largest; "
+            f"packed samples see each other in {type(bare(model)).__name__}: logits differ by {difference:.2g} of the largest; "
             "set packing.sample_packing: false"
         )
 
 
-def _bare(model: Any) -> Any:
-    """The transformers model inside accelerate's and peft's wrappers."""
-    while hasattr(model, "module"):
-        model = model.module
+def _probe(model: Any) -> list[tuple[Tensor, Tensor]]:
+    """Ids and positions of two short samples."""
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(bare(model).config.vocab_size, (1, n), generator=generator).to(model.device) for n in PROBE]
+    return [(one, torch.arange(one.shape[1], device=model.device)[None]) for one in ids]
+
+
+def bare(model: Any) -> Any:
+    """The transformers model inside peft's wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -10,10 +10,10 @@ from axolotl_core.params.section import Built, Section
 class Adapter(Section):
     """What is trained: all weights (`adapter` unset) or a small addition to them."""
 
-    adapter: Annotated[Literal["lora", "qlora", "llama-adapter"] | None, Built("lora")] = None
-    """`lora`, or unset for a full fine-tune."""
-    lora_model_dir: Annotated[str | None, Built()] = None
-    """Go on from the adapter in this folder."""
+    adapter: Annotated[Literal["lora", "qlora", "llama-adapter"] | None, Built("lora", "qlora")] = None
+    """`lora`, `qlora` (LoRA on a base of 4 bit), or unset for a full fine-tune."""
+    lora_model_dir: str | None = None
+    """Go on from the adapter in this folder; its rank and targets hold, those given here must be the same or unset."""
     lora_r: Annotated[int, Field(ge=1)] = 8
     """Rank of the update (Hu et al. 2021, arXiv 2106.09685)."""
     lora_alpha: Annotated[float | int, Field(gt=0)] = 16
@@ -28,11 +28,21 @@ class Adapter(Section):
     """Modules trained whole beside the updates, embeddings for instance when tokens were added."""
     lora_fan_in_fan_out: bool = False
     """The weights lie transposed (Conv1D of GPT-2); peft sees to it by itself."""
-    relora_steps: Annotated[int | None, Built()] = None
-    """Steps between merges of ReLoRA."""
-    relora_warmup_steps: Annotated[int, Built()] = 10
-    """Warmup after each merge."""
-    relora_cpu_offload: Annotated[bool, Built()] = False
-    """Merge on the CPU."""
+    peft_use_dora: bool = False
+    """DoRA: magnitude and direction of the weights apart (Liu et al. 2024, arXiv 2402.09353)."""
+    peft_use_rslora: bool = False
+    """Scale the update by lora_alpha / √lora_r (Kalajdzievski 2023, arXiv 2312.03732)."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0)] | None = None
+    """LoRA+: learning rate of the B matrices over that of the A matrices (Hayou et al. 2024, arXiv 2402.12354), say 16."""
+    loraplus_lr_embedding: Annotated[float, Field(gt=0)] | None = None
+    """LoRA+: learning rate of updates of embeddings; unset: 1e-6."""
+    relora_steps: Annotated[int, Field(ge=1)] | None = None
+    """ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so many steps the update is merged into the base and begins anew."""
+    relora_warmup_steps: Annotated[int, Field(ge=0)] = 10
+    """ReLoRA: steps of warmup after each merge."""
+    relora_prune_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """ReLoRA: share of the optimizer's state that a merge sets to zero, the smallest first; 1 resets it."""
+    relora_cpu_offload: bool = False
+    """ReLoRA: merge on the CPU, which needs less memory on the GPU."""
     peft_adapter: Annotated[dict[str, Any] | None, Built()] = None
     """Settings of llama-adapter."""

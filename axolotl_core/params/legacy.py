@@ -35,6 +35,13 @@ GONE = {
     "strict": "an unknown option is always an error",
     "device_map": "the machine section says where the model runs",
 }
+DEAD_OPTIMIZERS = {
+    "adamw_hf": ("adamw_torch", "transformers has removed its own AdamW, which made the same update"),
+    "adamw_torch_xla": ("adamw_torch", "this is for TPUs"),
+    "adamw_apex_fused": ("adamw_torch_fused", "torch's own fused AdamW has replaced apex's"),
+    "adamw_anyprecision": ("adamw_torch", "torchdistx is no longer maintained"),
+}
+"""Name → (the nearest living optimizer, why)."""
 PRETRAINING = "pretraining_dataset"
 PRETRAINING_NUMBERS = {"max_steps": 0, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 2048}
 BYTES_A_TOKEN = 8
@@ -99,9 +106,19 @@ def fate_of(option: str) -> Fate:
     return Fate(option, "unknown", "")
 
 
+def revive(document: Document) -> list[str]:
+    """Replace the name of an optimizer whose library is gone, in place; a sentence about it, if so."""
+    where: Where = ("training", "optimizer")
+    training = document.values.get("training")
+    name = training.get("optimizer") if isinstance(training, dict) else None
+    if not isinstance(name, str) or name not in DEAD_OPTIMIZERS:
+        return []
+    living, why = DEAD_OPTIMIZERS[name]
+    document.values["training"] = {**training, "optimizer": living}  # type: ignore[dict-item]
+    return [f"{document.place(where)}: optimizer {name} is taken as {living}: {why}"]
+
+
 def _modern(option: str, value: Any) -> Any:
-    if option == "optimizer" and value == "adamw_hf":  # transformers' own AdamW, removed there: the same update
-        return "adamw_torch"
     if option in NOTHING and not value:
         return NOTHING[option]
     return value

@@ -4,7 +4,7 @@ Every problem becomes one sentence: place, got, wanted, nearest name. All proble
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from axolotl_core.params.whole import SECTIONS, Params, section_of
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Params:
+def load(path: Path, overrides: Sequence[str] = (), tell: Callable[[str], None] = lambda _: None) -> Params:
     """Params of a sectioned params.yaml or of a flat Axolotl YAML.
 
-    overrides: `training.learning_rate=1e-4` or `learning_rate=1e-4`, as given to --set.
-    Raises ParamsError with one line a problem.
+    overrides: `training.learning_rate=1e-4` or `learning_rate=1e-4`, as given to --set. tell: gets a sentence for each
+    value that is read as another one. Raises ParamsError with one line a problem.
     """
     document = sections_of(path)
     override(document, overrides)
+    for notice in legacy.revive(document):
+        tell(notice)
     return validate(document)
 
 
@@ -72,7 +74,7 @@ def resolved(params: Params) -> Params:
     training = params.training
     if training.batch_size is not None:
         return params
-    rows = params.machine.micro_batch_size * (training.gradient_accumulation_steps or 1)
+    rows = params.machine.micro_batch_size * (training.gradient_accumulation_steps or 1) * (params.machine.num_processes or 1)
     values = {"batch_size": rows, "gradient_accumulation_steps": None}
     return params.model_copy(update={"training": training.model_copy(update=values)})
 

@@ -12,8 +12,8 @@ class Machine(Section):
 
     micro_batch_size: Annotated[int, Field(ge=1)] = 1
     """Rows a forward pass; lower it when memory is short."""
-    num_processes: Annotated[int | None, Built(1)] = None
-    """Training processes; unset: one."""
+    num_processes: Annotated[int, Field(ge=1)] | None = None
+    """Training processes, started under torchrun; unset: one a GPU."""
     dataset_processes: Annotated[int, Field(ge=1)] | None = None
     """Processes that fetch and tokenise, one data set each; unset: one a core. A single data set is tokenised by one process,
     whose threads use all cores, or by as many as are given here: that pays off from some sixteen cores on."""
@@ -33,26 +33,27 @@ class Machine(Section):
     """Flash attention's cross entropy."""
     flash_attn_rms_norm: Annotated[bool, Built()] = False
     """Flash attention's RMS norm."""
-    torch_compile: Annotated[bool, Built()] = False
-    """Compile the model."""
-    torch_compile_backend: Annotated[str | None, Built()] = None
-    """Backend of torch.compile."""
+    torch_compile: bool = False
+    """Compile the decoder layers; pays off with pad_to_sequence_len, since each new length compiles anew."""
+    torch_compile_backend: str | None = None
+    """Backend of torch.compile; unset: torch's own choice."""
     tf32: bool | None = None
     """Let matrix products on the GPU round to TF32."""
-    fsdp: Annotated[list[str] | bool | None, Built()] = None
-    """Fully sharded data parallel."""
-    fsdp_config: Annotated[dict[str, Any], Built()] = {}
-    """Its settings."""
-    deepspeed: Annotated[str | None, Built()] = None
-    """A DeepSpeed JSON file."""
-    ddp: Annotated[bool | None, Built()] = None
-    """Distributed data parallel."""
-    ddp_timeout: Annotated[int | None, Built()] = None
-    """Seconds a collective may take."""
-    ddp_bucket_cap_mb: Annotated[int | None, Built()] = None
-    """Size of a gradient bucket, in MiB."""
-    ddp_broadcast_buffers: Annotated[bool | None, Built()] = None
-    """Send buffers of rank 0 to all."""
+    fsdp: list[str] | bool | None = None
+    """Cut weights, gradients and optimizer over the processes: `[full_shard, auto_wrap]`; shard_grad_op keeps weights whole
+    between forward and backward, offload keeps them in the machine's memory."""
+    fsdp_config: dict[str, Any] = {}
+    """`fsdp_version` (2, or 1 on request), `fsdp_transformer_layer_cls_to_wrap` (unset: the model's own), `fsdp_offload_params`."""
+    deepspeed: str | None = None
+    """A DeepSpeed JSON file with the ZeRO stage: pipelines/deepspeed/zero1.json, zero2.json, zero3.json."""
+    ddp: bool | None = None
+    """Data parallel in several processes; it is what happens unless fsdp or deepspeed is set."""
+    ddp_timeout: Annotated[int, Field(ge=1)] | None = None
+    """Seconds a process waits for the others; unset: 1800."""
+    ddp_bucket_cap_mb: Annotated[int, Field(ge=1)] | None = None
+    """Size of a bucket of gradients, in MiB; unset: torch's own."""
+    ddp_broadcast_buffers: bool | None = None
+    """Send buffers of rank 0 to all before each pass; unset: torch's own."""
     hf_use_auth_token: bool = False
     """Use the hub token of this machine for private repositories."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

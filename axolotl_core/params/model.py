@@ -30,13 +30,13 @@ class Model(Section):
     """xPos rotary embedding."""
     landmark_attention: Annotated[bool, Built()] = False
     """Landmark attention."""
-    load_in_8bit: Annotated[bool, Built()] = False
-    """Quantise the base to 8 bit (bitsandbytes)."""
-    load_in_4bit: Annotated[bool, Built()] = False
-    """Quantise the base to 4 bit (bitsandbytes, nf4)."""
-    bfloat16: Annotated[bool, Built()] = False
+    load_in_8bit: bool = False
+    """Quantise the base to 8 bit (bitsandbytes, LLM.int8); wants an adapter."""
+    load_in_4bit: bool = False
+    """Quantise the base to 4 bit (bitsandbytes, nf4, double quantisation); wants an adapter."""
+    bfloat16: bool = False
     """Weights in bfloat16, no autocast."""
-    float16: Annotated[bool, Built()] = False
+    float16: bool = False
     """Weights in float16, no autocast."""
     gptq: Annotated[bool, Built()] = False
     """The base is quantised with GPTQ."""

@@ -3,25 +3,94 @@
 from collections.abc import Iterator
 
 from axolotl_core import lookup
+from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import Where
+from axolotl_core.params.sharding import fsdp_of
 from axolotl_core.params.whole import Params
 
+SCHEDULE_OPTIONS = {
+    "lr_quadratic_warmup": "cosine",
+    "lr_div_factor": "one_cycle",
+    "log_sweep_min_lr": "log_sweep",
+    "log_sweep_max_lr": "log_sweep",
+}
 ATTENTION_FLAGS = ("sdp_attention", "eager_attention", "flash_attention", "xformers_attention", "flash_optimum")
+
+
+def methods(params: Params) -> Iterator[tuple[Where, str]]:
+    """What adapter, quantisation, precision and processes ask of each other."""
+    adapter, model, training, machine = params.adapter, params.model, params.training, params.machine
+    kinds = [option for option in ("load_in_8bit", "load_in_4bit", "gptq") if getattr(model, option)]
+    formats = [option for option in ("bf16", "fp16") if getattr(training, option) in (True, "full")]
+    formats += [option for option in ("bfloat16", "float16") if getattr(model, option)]
+    if len(kinds) > 1:
+        yield ("model", kinds[1]), f"{' and '.join(kinds)} are both true; a base is quantised in one way, keep one"
+    if len(formats) > 1:
+        where = ("training" if formats[1] == "fp16" else "model", formats[1])
+        yield where, f"{' and '.join(formats)} are both set; weights have one number format, keep one"
+    if kinds and adapter.adapter is None:
+        yield ("model", kinds[0]), f"{kinds[0]} is for training an adapter; set adapter: lora, or remove it"
+    if adapter.adapter == "qlora" and not model.load_in_4bit:
+        yield ("adapter", "adapter"), "adapter is 'qlora', which is LoRA on a base of 4 bit; set model.load_in_4bit: true"
+    if adapter.relora_steps is not None:
+        for option, value in (("fsdp", machine.fsdp), ("deepspeed", machine.deepspeed)):
+            if value:
+                yield (
+                    ("machine", option),
+                    f"{option} does not go with relora_steps, whose merges want whole weights; remove one",
+                )
+        if training.lr_scheduler == "one_cycle":
+            yield (
+                ("adapter", "relora_steps"),
+                "relora_steps breaks the one cycle of lr_scheduler 'one_cycle'; use cosine",
+            )
+        if training.load_best_model_at_end or training.early_stopping_patience:
+            yield (
+                ("adapter", "relora_steps"),
+                "relora_steps merges over the base of earlier steps; remove load_best_model_at_end and early stopping",
+            )
+        if adapter.peft_use_dora or model.gptq:
+            yield ("adapter", "relora_steps"), "relora_steps merges plain updates into whole weights; remove peft_use_dora and gptq"
+        if adapter.relora_prune_ratio < 1 and "8bit" in training.optimizer:
+            yield ("adapter", "relora_prune_ratio"), "relora_prune_ratio below 1 cannot prune the state of an 8-bit optimizer; set it to 1"
+    if machine.fsdp and machine.deepspeed:
+        yield ("machine", "fsdp"), "fsdp and deepspeed are both set, and each shares out the same weights; keep one"
+    if machine.ddp and (machine.fsdp or machine.deepspeed):
+        yield ("machine", "ddp"), "ddp is true beside fsdp or deepspeed, which take its place; remove it"
+    if machine.fsdp and (kinds or training.optimizer.endswith(("8bit", "32bit")) or training.optimizer in ("adafactor",)):
+        what = kinds[0] if kinds else f"optimizer {training.optimizer}"
+        yield (
+            ("machine", "fsdp"),
+            f"fsdp cannot cut {what} over processes; use several processes without fsdp",
+        )
+    if machine.deepspeed and (kinds or training.optimizer not in ("adamw_torch", "adamw_torch_fused")):
+        what = kinds[0] if kinds else f"optimizer {training.optimizer}"
+        yield (
+            ("machine", "deepspeed"),
+            f"deepspeed does not go with {what}; use adamw_torch and a whole base, or remove deepspeed",
+        )
+    if (training.load_best_model_at_end or training.early_stopping_patience) and not params.packing.val_set_size:
+        option = "early_stopping_patience" if training.early_stopping_patience else "load_best_model_at_end"
+        yield ("training", option), f"{option} wants held-out rows; set packing.val_set_size"
+    if (training.load_best_model_at_end or training.early_stopping_patience) and training.evaluation_strategy == "no":
+        yield ("training", "evaluation_strategy"), "evaluation_strategy 'no' leaves nothing to choose the best of; set eval_steps"
+    if training.group_by_length and params.packing.sample_packing:
+        yield ("training", "group_by_length"), "group_by_length is for samples that are not packed; packed rows are all full, remove it"
+    try:
+        fsdp_of(machine)
+    except ParamsError as error:
+        yield ("machine", "fsdp_config" if "fsdp_config" in str(error) else "fsdp"), str(error).partition(": ")[2]
 
 
 def broken(params: Params) -> Iterator[tuple[Where, str]]:
     """Every rule that the params break."""
     training, packing, machine, adapter = params.training, params.packing, params.machine, params.adapter
     tracking = params.tracking
+    yield from methods(params)
     if training.batch_size is not None and training.gradient_accumulation_steps is not None:
         yield (
             ("training", "gradient_accumulation_steps"),
             "gradient_accumulation_steps and batch_size are both set, and one follows from the other; remove one",
-        )
-    if training.batch_size is not None and training.batch_size % machine.micro_batch_size:
-        yield (
-            ("training", "batch_size"),
-            f"batch_size is {training.batch_size}, which micro_batch_size {machine.micro_batch_size} does not divide",
         )
     if training.warmup_steps is not None and training.warmup_ratio is not None:
         yield ("training", "warmup_ratio"), "warmup_ratio and warmup_steps are both set; remove one"
@@ -30,6 +99,20 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
             ("training", "warmup_steps"),
             f"warmup_steps is {training.warmup_steps} but the run has {training.max_steps} steps (max_steps); lower it",
         )
+    if training.lr_scheduler in ("constant", "log_sweep") and (training.warmup_steps or training.warmup_ratio):
+        option = "warmup_steps" if training.warmup_steps else "warmup_ratio"
+        yield (
+            ("training", option),
+            f"{option} does nothing with lr_scheduler '{training.lr_scheduler}'; use constant_with_warmup, or remove it",
+        )
+    if training.lr_scheduler == "log_sweep" and not (training.log_sweep_min_lr and training.log_sweep_max_lr):
+        yield (
+            ("training", "lr_scheduler"),
+            "lr_scheduler is 'log_sweep', which wants log_sweep_min_lr and log_sweep_max_lr; set them",
+        )
+    for option, scheduler in SCHEDULE_OPTIONS.items():
+        if getattr(training, option) and training.lr_scheduler != scheduler:
+            yield ("training", option), f"{option} does nothing with lr_scheduler '{training.lr_scheduler}'; it is for {scheduler}"
     if training.evaluation_strategy == "steps" and training.eval_steps is None:
         yield ("training", "evaluation_strategy"), "evaluation_strategy is 'steps' but eval_steps is unset; set it"
     if training.eval_steps is not None and training.evaluation_strategy not in (None, "steps"):
@@ -52,7 +135,7 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
         yield ("machine", chosen[1]), f"{' and '.join(chosen)} are all true; a model has one kind of attention, keep one"
     if adapter.adapter is None:
         for option, value in adapter.identity().items():
-            if option.startswith("lora_") and value:
+            if option != "adapter" and value:
                 yield ("adapter", option), f"{option} does nothing without an adapter; set adapter: lora or remove it"
     for name, data in params.datasets.items():
         base = data.type.partition(":")[0].partition(".")[0] if isinstance(data.type, str) else "user_defined"

@@ -4,7 +4,39 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.section import Section
+
+Steps = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+"""A number of steps, or a share of the run."""
+
+Schedules = Literal[
+    "cosine",
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "polynomial",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+    "one_cycle",
+    "log_sweep",
+]
+Optimizers = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_bnb_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "adafactor",
+    "adagrad",
+    "lion_32bit",
+    "lion_8bit",
+    "paged_lion_32bit",
+    "paged_lion_8bit",
+    "sgd",
+]
 
 
 class Training(Section):
@@ -20,26 +52,29 @@ class Training(Section):
     """Stop after so many optimizer steps, if that comes first."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
     """Learning rate at its peak."""
-    lr_scheduler: Annotated[str, Built("constant")] = "cosine"
-    """Shape of the learning rate after warmup."""
-    lr_scheduler_kwargs: Annotated[dict[str, Any], Built()] = {}
-    """Arguments of the schedule."""
-    lr_quadratic_warmup: Annotated[bool, Built()] = False
-    """Warm up with the square of the step."""
-    lr_div_factor: Annotated[float | None, Built()] = None
-    """one_cycle: peak over start."""
-    log_sweep_min_lr: Annotated[float | None, Built()] = None
-    """log_sweep: start."""
-    log_sweep_max_lr: Annotated[float | None, Built()] = None
-    """log_sweep: end."""
+    lr_scheduler: Schedules = "cosine"
+    """Shape of the learning rate after warmup: a name of Hugging Face's, `one_cycle` or `log_sweep`."""
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    """Arguments of the schedule, named as in transformers: num_cycles, power, min_lr, num_decay_steps, …; for one_cycle
+    final_div_factor, cycle_momentum, base_momentum, max_momentum."""
+    lr_quadratic_warmup: bool = False
+    """cosine: warm up with the square of the step."""
+    lr_div_factor: Annotated[float, Field(gt=0)] | None = None
+    """one_cycle: peak over start; unset: 6."""
+    log_sweep_min_lr: Annotated[float, Field(gt=0)] | None = None
+    """log_sweep: learning rate of the first step."""
+    log_sweep_max_lr: Annotated[float, Field(gt=0)] | None = None
+    """log_sweep: learning rate of the last step; learning_rate has no say."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Steps of linear warmup; unset, with warmup_ratio unset too: 3 % of the run, 100 at most."""
+    """Steps of linear warmup; unset, with warmup_ratio unset too: 3 % of the run, 100 at most. `constant` has none."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Warmup as a share of the run."""
-    optimizer: Annotated[str, Built("adamw_torch_fused")] = "adamw_torch"
-    """Which optimizer."""
+    optimizer: Optimizers = "adamw_torch"
+    """Which optimizer. 8-bit, paged and Lion are those of bitsandbytes."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101); never on norms and biases."""
+    """Weight decay, decoupled where the optimizer is (Loshchilov & Hutter 2017, arXiv 1711.05101); not on norms and biases."""
+    decay_norms_and_biases: bool = False
+    """Weight decay on norms and biases too."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the first moment."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -48,23 +83,25 @@ class Training(Section):
     """Added to the root of the second moment."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are scaled down to this norm; 0 switches clipping off, as in transformers."""
-    bf16: Annotated[bool | Literal["auto", "full"], Built(True, False)] = "auto"
-    """Autocast to bfloat16; auto: where the accelerator has it, fp32 elsewhere."""
-    fp16: Annotated[bool, Built()] = False
-    """Autocast to float16 with a loss scaler."""
-    group_by_length: Annotated[bool, Built()] = False
+    bf16: bool | Literal["auto", "full"] = "auto"
+    """Autocast to bfloat16 with fp32 master weights; auto: where the accelerator has it, fp32 elsewhere; full: bfloat16 alone."""
+    fp16: bool = False
+    """Autocast to float16 with fp32 master weights and a loss scaler."""
+    group_by_length: bool = False
     """Batches of similar lengths, when samples are not packed."""
+    neftune_noise_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings while training (Jain et al. 2023, arXiv 2310.05914), say 5."""
     evaluation_strategy: Literal["no", "steps", "epoch"] | None = None
     """When the held-out loss is taken; unset: steps if eval_steps is set, else epoch."""
-    eval_steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps between evaluations."""
-    load_best_model_at_end: Annotated[bool, Built()] = False
-    """Keep the checkpoint with the lowest held-out loss."""
-    metric_for_best_model: Annotated[str | None, Built()] = None
-    """What "best" means."""
-    greater_is_better: Annotated[bool | None, Built()] = None
-    """Whether more of it is better."""
-    early_stopping_patience: Annotated[int | None, Built()] = None
-    """Stop after so many evaluations without a better one."""
+    eval_steps: Steps | None = None
+    """Optimizer steps between evaluations; below 1: a share of the run."""
+    load_best_model_at_end: bool | None = None
+    """End with the weights of the best evaluation; unset: with early_stopping_patience."""
+    metric_for_best_model: Literal["loss", "perplexity", "accuracy", "eval_loss", "eval_perplexity", "eval_accuracy"] | None = None
+    """What "best" means; unset: the held-out loss."""
+    greater_is_better: bool | None = None
+    """Whether more of it is better; unset: for accuracy only."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many evaluations that are no better than the best before them."""
     seed: int = 42
     """Seed of the order of rows, of new weights and of dropout; 0 is a seed."""

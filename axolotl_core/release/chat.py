@@ -17,6 +17,7 @@ from axolotl_core.errors import ModelError
 from axolotl_core.models.load import load_model
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.params.machine import Machine
+from axolotl_core.params.model import Model
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,16 @@ class Chat:
 
 
 def open_chat(
-    root: Path, artifacts: Path, stats: StatCache, which: str, machine: Machine, sampling: Sampling, *, system: str | None, raw: bool
+    root: Path,
+    artifacts: Path,
+    stats: StatCache,
+    which: str,
+    machine: Machine,
+    sampling: Sampling,
+    *,
+    quantise: Model,
+    system: str | None,
+    raw: bool,
 ) -> Chat:
     """which: `adapter` (base and adapter), `merged` or `base`. Raises ArtifactError when its stage has not run."""
     for name in {"adapter": ("tokenizer", "adapter", "base"), "merged": ("tokenizer", "merged"), "base": ("tokenizer", "base")}[which]:
@@ -108,7 +118,9 @@ def open_chat(
     else:
         base = weights_folder(artifacts / "base", root, stats)
         loaded = (
-            load_model(base, machine, **settings) if which == "base" else load_trained(artifacts / "adapter", base, machine, **settings)
+            load_model(base, machine, quantise=quantise, **settings)
+            if which == "base"
+            else load_trained(artifacts / "adapter", base, machine, quantise=quantise, **settings)
         )
         model = loaded.model
     return Chat(model.eval(), tokenizer, sampling, system, raw)

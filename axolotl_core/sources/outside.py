@@ -6,6 +6,7 @@ Imports nothing heavy: `axolotl stage train` asks all of these before it knows t
 from pathlib import Path
 
 from axolotl_core.artifacts.key import StatCache
+from axolotl_core.errors import ParamsError
 from axolotl_core.params.whole import Params
 from axolotl_core.prompts.resolve import files_read
 from axolotl_core.sources.files import files_of
@@ -40,6 +41,23 @@ def _model(place: Place, params: Params, stats: StatCache, *, weights: bool) -> 
         return {"file": stats.digest(place.local)}
     files = sorted({p for pattern in MODEL_FILES for p in place.local.glob(pattern)})
     return {p.name: stats.digest(p) for p in files if weights or p.suffix not in (".safetensors", ".bin", ".gguf")}
+
+
+def adapter(params: Params, name: None, root: Path, stats: StatCache) -> dict[str, str]:
+    """Digest of each file of the adapter that train goes on from."""
+    return {f"lora_model_dir:{file.name}": stats.digest(file) for file in adapter_files(params, root)}
+
+
+def adapter_files(params: Params, root: Path) -> list[Path]:
+    """Files of lora_model_dir. Raises ParamsError when it holds no adapter."""
+    if params.adapter.lora_model_dir is None:
+        return []
+    folder = root / params.adapter.lora_model_dir
+    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            raise ParamsError(f"adapter.lora_model_dir: {folder} is no adapter of peft's, {file.name} is missing")
+    return files
 
 
 def format(params: Params, name: str, root: Path, stats: StatCache) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,8 +39,34 @@ class Batch:
     def targets(self) -> int:
         return int((self.labels_BT != UNTRAINED).sum())
 
-    def to(self, device: torch.device) -> "Batch":
-        return Batch(*(t.to(device) for t in (self.ids_BT, self.labels_BT, self.positions_BT, self.sets_BT)))
+    def place(self, device: torch.device) -> "Inputs":
+        """On the device, without waiting for it: what has to be counted is counted here, on the CPU."""
+        picks_N = (self.labels_BT[:, 1:] != UNTRAINED).nonzero()
+        rows_N, columns_N = picks_N.unbind(1)
+        chosen = (rows_N, columns_N + 1)
+        tensors = (
+            self.ids_BT,
+            self.positions_BT,
+            rows_N * self.ids_BT.shape[1] + columns_N,
+            self.labels_BT[chosen],
+            self.sets_BT[chosen],
+        )
+        pinned = device.type == "cuda"
+        return Inputs(*((t.pin_memory() if pinned else t).to(device, non_blocking=pinned) for t in tensors))
+
+
+class Inputs(NamedTuple):
+    """A batch as the model takes it. picks_N: the flat positions that predict a trained label, labels_N: these labels."""
+
+    ids_BT: Tensor
+    positions_BT: Tensor
+    picks_N: Tensor
+    labels_N: Tensor
+    sets_N: Tensor
+
+    def untrained(self) -> "Inputs":
+        """The same tokens with no label: a pass through the model that teaches nothing."""
+        return self._replace(picks_N=self.picks_N[:0], labels_N=self.labels_N[:0], sets_N=self.sets_N[:0])
 
 
 @dataclass(frozen=True)
@@ -66,6 +93,15 @@ class RowSource:
         columns = ([one.ids for one in laid], [one.labels for one in laid], [one.positions for one in laid], sets)
         return Batch(*(torch.from_numpy(np.stack(column)) for column in columns))
 
+    def targets(self, numbers: Sequence[int]) -> int:
+        """Trained tokens of the rows of these numbers: what `batch(numbers).targets` is, without making tensors."""
+        return sum(int((labels[1:] != UNTRAINED).sum()) for number in numbers for _, _, labels in self._pieces(number))
+
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each row."""
+        sizes = np.concatenate([[0], np.cumsum(self.rows.pieces.end - self.rows.pieces.start)])
+        return tuple(np.diff(sizes[self.rows.offsets]).tolist())
+
     def batches(self, numbers: Sequence[int], size: int) -> Iterator[Batch]:
         """Batches of at most `size` rows, in order."""
         for first in range(0, len(numbers), size):
@@ -91,3 +127,16 @@ def open_rows(packed: Path, part: str, tokens: Path, facts: dict, pad_id: int) -
     """`part` is train or eval; facts: the manifest of packed/."""
     samples = [Samples(tokens / name) for name in facts["datasets"]]
     return RowSource(read_rows(packed / part), samples, pad_id, facts["sequence_len"], facts["pad_to_sequence_len"])
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to train on and rows held out; names: data sets; tokens: of all training rows; vocabulary: the tokenizer's."""
+
+    train: RowSource
+    held_out: RowSource
+    names: Sequence[str]
+    packed: bool
+    tokens: int
+    trained_tokens: int
+    vocabulary: int

@@ -2,108 +2,189 @@
 
     for each step: its rows → micro-batches → one optimizer step → log → evaluate? → checkpoint?
 
-Everything that the result depends on is restored from a checkpoint: weights, optimizer, random generators and the
-step; the rows of a step follow from the step. So a run that was killed ends with the same bytes as one that was not.
+Everything that the result depends on is in a checkpoint or follows from the step: the rows, the learning rate, what is
+drawn. So a run that was killed ends with the same bytes as one that was not. The numbers of a step are read when the next
+one is under way, so that the device never waits; before an evaluation or a checkpoint they are read at once.
 """
 
-import random
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-
+from axolotl_core.adapters.relora import Restarts
+from axolotl_core.errors import Interrupted
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
-from axolotl_core.training import checkpoint
+from axolotl_core.training import checkpoint, whole
 from axolotl_core.training.batches import RowSource
-from axolotl_core.training.optim import make_optimizer, set_learning_rate
+from axolotl_core.training.checkpoint import Checkpoint
+from axolotl_core.training.optim import forget, set_rates
+from axolotl_core.training.parallel import Parallel
 from axolotl_core.training.plan import Plan
-from axolotl_core.training.schedule import SCHEDULES, warmup_steps
-from axolotl_core.training.step import train_step
-from axolotl_core.training.track import Tracker
+from axolotl_core.training.schedule import Schedule
+from axolotl_core.training.step import Report, train_step
+from axolotl_core.training.stop import Signals, best_step, is_over, keeps_best
+from axolotl_core.training.track import Listener, Tracker
+
+Measure = Callable[[], dict[str, Any]]
+"""The held-out numbers, as `evaluation.measure` gives them."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run says of itself when it is over."""
+    """What a run says of itself when it is over. step: whose weights the model has."""
 
     log: list[dict[str, Any]]
+    step: int
     tokens_per_s: float
-    resumed_from: int
 
 
-def train(
-    model: Any,
-    rows: RowSource,
-    plan: Plan,
-    run: Path,
-    accelerator: Accelerator,
-    *,
-    how: str,
-    training: Training,
-    machine: Machine,
-    tracking: Tracking,
-    evaluate: Callable[[Any], float] | None,
-) -> Outcome:
-    """Train `model` in place. evaluate: model → held-out loss, or None without held-out rows.
+class Loop:
+    """One run: `parallel` holds the wrapped model and optimizer; run: the folder of its checkpoints, which is locked.
 
-    run: folder of this run's checkpoints. Raises TrainError: non-finite loss, another process in the same folder.
+    prune: share of the optimizer's state that goes with each of the restarts.
     """
-    warmup, factor = warmup_steps(training, plan.total), SCHEDULES[training.lr_scheduler]
-    optimizer = make_optimizer(model.named_parameters(), training)
-    with checkpoint.locked(run):
-        seed_everything(training.seed)
-        if not tracking.auto_resume_from_checkpoints:
-            checkpoint.forget(run, after=0)
-        done, log, told = checkpoint.restore(run, model, optimizer)
-        wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
-        tracker = Tracker(plan.total, done, log, tracking.logging_steps)
+
+    def __init__(
+        self,
+        parallel: Parallel,
+        rows: RowSource,
+        plan: Plan,
+        schedule: Schedule,
+        run: Path,
+        *,
+        identity: dict[str, Any],
+        training: Training,
+        machine: Machine,
+        tracking: Tracking,
+        measure: Measure | None = None,
+        restarts: Restarts | None = None,
+        prune: float = 1.0,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.parallel, self.rows, self.plan, self.schedule, self.run = parallel, rows, plan, schedule, run
+        self.identity, self.training, self.machine, self.tracking = identity, training, machine, tracking
+        self.measure, self.restarts, self.prune, self.listeners = measure, restarts, prune, listeners
+
+    def train(self, start: Checkpoint | None, told: Sequence[str] = ()) -> Outcome:
+        """From a checkpoint or from the beginning. Raises TrainError for a loss that is not finite, Interrupted for a signal."""
+        done, self.log = (start.step, start.log) if start else (0, [])
+        if start:
+            self._restore(start)
+        tracker = Tracker(
+            self.plan.total, done, self.log, self._every(self.tracking.logging_steps) or 1, self.listeners, quiet=not self.parallel.main
+        )
         for sentence in told:
             tracker.say(sentence)
-        if done:
-            tracker.say(f"resumed from the checkpoint of step {done}")
-        elif evaluate:
-            tracker.evaluated(0, evaluate(model))
-        wrapped.train()
-        for step in range(done, plan.total):
-            learning_rate = training.learning_rate * factor(step, plan.total, warmup)
-            set_learning_rate(optimizer, learning_rate)
-            micro_batches = list(rows.batches(plan.rows_of(step), machine.micro_batch_size))
+        if self.measure and not self.log:
+            tracker.evaluated(0, self.measure())
+        self.parallel.objective.train()
+        try:
+            with Signals().listening() as signals:
+                last = self._steps(done, tracker, signals)
+        finally:
+            tracker.close()
+        return Outcome(self.log, self._take_best(last, tracker), tracker.tokens_per_s)
+
+    def _steps(self, done: int, tracker: Tracker, signals: Signals) -> int:
+        waiting: list[tuple[Report, float]] = []
+        stop = False
+
+        def read_all() -> bool:
+            asked = False
+            while waiting:
+                report, learning_rate = waiting.pop(0)
+                numbers = report.arrive()
+                tracker.step(report.step, report.step / self.plan.steps_per_epoch, numbers, learning_rate)
+                asked |= numbers.stop
+            return asked
+
+        step = done
+        for step in range(done + 1, self.plan.total + 1):
+            if self.restarts and self.restarts.due(step - 1):
+                reset = self.restarts.merge(self.run, step - 1, self.parallel)
+                forget(whole.inner(self.parallel.optimizer), reset, keep=1 - self.prune)
+                tracker.say(f"step {step - 1}/{self.plan.total}  merged into the base, the adapter begins anew")
+            learning_rate = self.training.learning_rate * self.schedule.factor(step - 1)
+            momentum = self.schedule.momentum(step - 1) if self.schedule.momentum else None
+            set_rates(self.parallel.optimizer, learning_rate, momentum)
             report = train_step(
-                wrapped, micro_batches, wrapped_optimizer, accelerator, step=step + 1, how=how, max_grad_norm=training.max_grad_norm
+                self.parallel,
+                self.rows,
+                self.plan.rows_of(step - 1),
+                step=step,
+                seed=self.training.seed,
+                micro_batch_size=self.machine.micro_batch_size,
+                stop=signals.caught is not None,
             )
-            tracker.step(step + 1, (step + 1) / plan.steps_per_epoch, report, learning_rate)
-            if evaluate and evaluates(step, plan, training):
-                tracker.evaluated(step + 1, evaluate(model))
-            if saves(step, plan, tracking):
-                checkpoint.save(run, step + 1, model, optimizer, log, tracking.save_total_limit)
-        tracker.close()
-    return Outcome(log, tracker.tokens_per_s, done)
+            stop |= read_all()
+            waiting.append((report, learning_rate))
+            evaluates, saves = self.measure is not None and self.evaluates(step), self.saves(step)
+            if evaluates or saves or stop or report.arrived is None or step == self.plan.total:
+                stop |= read_all()
+            if evaluates:
+                assert self.measure is not None
+                tracker.evaluated(step, self.measure())
+                if keeps_best(self.training) and best_step(self.log, self.training) == step:
+                    self._save("best", step, with_optimizer=False)
+            if saves or (stop and step < self.plan.total):
+                self._save(f"step-{step}", step)
+                checkpoint.rotate(self.run, self.tracking.save_total_limit)
+                tracker.pause()
+            if stop and step < self.plan.total:
+                raise Interrupted(
+                    f"training was asked to end: checkpoint {self.run / f'step-{step}'} was written, the same command goes on from it"
+                )
+            if evaluates and is_over(self.log, self.training):
+                tracker.say(f"no better evaluation in {self.training.early_stopping_patience}: stopped at step {step}")
+                break
+        return step
 
+    def evaluates(self, step: int) -> bool:
+        """Whether held-out rows are measured after step `step` (from 1); always after the last."""
+        if step == self.plan.total:
+            return True
+        if self.training.evaluation_strategy == "no":
+            return False
+        every = self._every(self.training.eval_steps)
+        return step % every == 0 if every else self.plan.ends_epoch(step - 1)
 
-def evaluates(step: int, plan: Plan, training: Training) -> bool:
-    """Whether the held-out loss is taken after step `step` (from 0); always after the last."""
-    if step + 1 == plan.total:
-        return True
-    if training.evaluation_strategy == "no":
-        return False
-    return (step + 1) % training.eval_steps == 0 if training.eval_steps else plan.ends_epoch(step)
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is written after step `step` (from 1)."""
+        if self.tracking.save_strategy == "no":
+            return False
+        every = self._every(self.tracking.save_steps)
+        return step % every == 0 if every else self.plan.ends_epoch(step - 1)
 
+    def _every(self, steps: float | None) -> int | None:
+        """Below 1: a share of the run."""
+        return steps if steps is None or isinstance(steps, int) else max(1, math.ceil(steps * self.plan.total))
 
-def saves(step: int, plan: Plan, tracking: Tracking) -> bool:
-    """Whether a checkpoint is written after step `step` (from 0)."""
-    if tracking.save_strategy == "no":
-        return False
-    return (step + 1) % tracking.save_steps == 0 if tracking.save_steps else plan.ends_epoch(step)
+    def _save(self, name: str, step: int, *, with_optimizer: bool = True) -> None:
+        weights = whole.weights(self.parallel)
+        states = whole.optimizer_states(self.parallel) if with_optimizer else {}
+        if self.parallel.main:
+            scaler = self.parallel.scaler.state_dict() if self.parallel.scaler else {}
+            merged = self.restarts.merged if self.restarts else None
+            saved = Checkpoint(step, weights, states, self.log, self.identity, merged, scaler)
+            checkpoint.save(self.run, name, saved)
+        self.parallel.wait()
 
+    def _restore(self, start: Checkpoint) -> None:
+        if self.restarts and start.merged:
+            self.restarts.restore(self.run, start.merged, self.parallel)
+        whole.load_weights(self.parallel, start.weights)
+        whole.load_optimizer_states(self.parallel, start.optimizer)
+        if self.parallel.scaler and start.scaler:
+            self.parallel.scaler.load_state_dict(start.scaler)
 
-def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch; 0 is a seed."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    def _take_best(self, last: int, tracker: Tracker) -> int:
+        best = best_step(self.log, self.training) if keeps_best(self.training) else None
+        if best is None or best == last:
+            return last
+        whole.load_weights(self.parallel, checkpoint.read(self.run / "best").weights)
+        tracker.say(f"the weights are those of step {best}, the best evaluation")
+        return best

@@ -1,52 +1,118 @@
-"""Cross-entropy as a sum over trained tokens, with logits only where a label is trained.
+"""Cross-entropy as a sum over trained tokens, with logits only where a label is trained and a few at a time.
 
     ids      a  b  c  d        position 1 predicts label c, position 2 predicts d:
     labels   -  -  c  d        the head runs at positions 1 and 2 alone
 
 The sum, not the mean: means of micro-batches with unequal masks must not be averaged.
 
-B rows, T tokens, K positions with a label in some row, N trained tokens, V vocabulary
+B rows, T tokens, N trained tokens, H features, V vocabulary
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from axolotl_core.models.packing import forward
-from axolotl_core.packing.lay import UNTRAINED
-from axolotl_core.training.batches import Batch
+from axolotl_core.models.packing import How, bare, forward, hidden
+from axolotl_core.training.batches import Inputs
 
-
-class Predicted(NamedTuple):
-    """Logits (N, V) in fp32, the labels (N) they are held against, and the data set of each (N)."""
-
-    logits_NV: Tensor
-    labels_N: Tensor
-    sets_N: Tensor
+CHUNK_BYTES = 2**28
+"""Logits in fp32 that are held at once."""
 
 
-def predict(model: Any, batch: Batch, how: str) -> Predicted:
-    """Logits at the positions that predict a trained label, over the whole batch."""
-    trained_BT = batch.labels_BT[:, 1:] != UNTRAINED
-    keep_K = trained_BT.any(0).nonzero()[:, 0]
-    logits_BKV = forward(model, batch.ids_BT, batch.positions_BT, how, keep_K)
-    chosen_BK = trained_BT[:, keep_K]
-    labels_N = batch.labels_BT[:, 1:][:, keep_K][chosen_BK]
-    sets_N = batch.sets_BT[:, 1:][:, keep_K][chosen_BK]
-    return Predicted(logits_BKV[chosen_BK].float(), labels_N, sets_N)
+def at_trained(model: Any, inputs: Inputs, how: How) -> Tensor:
+    """What predicts each trained label: hidden states (N, H) where the head can be split off, logits (N, V) elsewhere."""
+    if how.split:
+        return hidden(model, inputs.ids_BT, inputs.positions_BT, how).flatten(0, 1)[inputs.picks_N]
+    length = inputs.ids_BT.shape[1]
+    keep_K, place_N = torch.unique(inputs.picks_N % length, return_inverse=True)
+    return forward(model, inputs.ids_BT, inputs.positions_BT, how, keep_K)[inputs.picks_N // length, place_N]
 
 
-def loss_sum(model: Any, batch: Batch, how: str) -> Tensor:
+def loss_sum(model: Any, inputs: Inputs, how: How) -> Tensor:
     """Sum of cross-entropy over the batch's trained tokens, in nats, a scalar with a gradient."""
-    logits_NV, labels_N, _ = predict(model, batch, how)
-    return functional.cross_entropy(logits_NV, labels_N, reduction="sum")
+    states, labels_N = at_trained(model, inputs, how), inputs.labels_N
+    if not how.split:
+        return functional.cross_entropy(states.float(), labels_N, reduction="sum")
+    head = bare(model).get_output_embeddings()
+    if is_plain(head):
+        total: Tensor = LinearCrossEntropy.apply(states, head.weight, head.bias, labels_N)
+        return total
+
+    def of_chunk(states_CH: Tensor, labels_C: Tensor) -> Tensor:
+        return functional.cross_entropy(head(states_CH).float(), labels_C, reduction="sum")
+
+    parts = [checkpoint(of_chunk, *pair, use_reentrant=False) for pair in _chunks(states, labels_N, head.out_features)]
+    return torch.stack(parts).sum() if parts else head(states).sum().float()
+
+
+def is_plain(head: Any) -> bool:
+    """A linear layer whose weight is all here: no adapter, not quantised, not cut over processes by ZeRO 3."""
+    return type(head) is torch.nn.Linear and not hasattr(head.weight, "ds_id")
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Σ cross-entropy of h Wᵀ + b, chunk by chunk; the gradient is made in the forward pass while the logits are there.
+
+    ∂/∂logits = softmax - onehot, so no logits are kept or made twice: one chunk is in memory at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
+        kind = states_NH.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VH.dtype
+        of_states, of_weight, of_bias = ctx.needs_input_grad[:3]
+        total = torch.zeros((), device=states_NH.device)
+        grad_NH = torch.zeros_like(states_NH) if of_states else None
+        grad_VH = torch.zeros_like(weight_VH) if of_weight else None
+        grad_V = torch.zeros_like(bias_V) if of_bias else None
+        with torch.autocast(kind, enabled=False):
+            weight = weight_VH.to(dtype)
+            for first, states, labels in _numbered(states_NH.to(dtype), labels_N, len(weight_VH)):
+                logits = functional.linear(states, weight, None if bias_V is None else bias_V.to(dtype)).float()
+                log_total = logits.logsumexp(-1, keepdim=True)
+                total += (log_total - logits.gather(1, labels[:, None])).sum()
+                if of_states or of_weight or of_bias:
+                    slope = logits.sub_(log_total).exp_()
+                    slope.scatter_add_(1, labels[:, None], torch.full_like(log_total, -1.0))
+                    if grad_V is not None:
+                        grad_V += slope.sum(0)
+                    slope = slope.to(dtype)
+                    if grad_NH is not None:
+                        grad_NH[first : first + len(labels)] = slope @ weight
+                    if grad_VH is not None:
+                        grad_VH.addmm_(slope.T, states) if grad_VH.dtype == dtype else grad_VH.add_(slope.T @ states)
+        ctx.save_for_backward(grad_NH, grad_VH, grad_V)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(None if saved is None else saved.mul_(grads[0]) for saved in ctx.saved_tensors), None)
+
+
+def _chunks(states_NH: Tensor, labels_N: Tensor, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for _, *pair in _numbered(states_NH, labels_N, vocabulary):
+        yield pair[0], pair[1]
+
+
+def _numbered(states_NH: Tensor, labels_N: Tensor, vocabulary: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    size = max(1, CHUNK_BYTES // (4 * vocabulary))
+    for first in range(0, len(labels_N), size):
+        yield first, states_NH[first : first + size], labels_N[first : first + size]
 
 
 @torch.no_grad()
-def losses(model: Any, batch: Batch, how: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Per trained token: loss (N) in nats, whether the likeliest token is the label (N), its data set (N)."""
-    logits_NV, labels_N, sets_N = predict(model, batch, how)
-    loss_N = functional.cross_entropy(logits_NV, labels_N, reduction="none")
-    return loss_N, logits_NV.argmax(-1) == labels_N, sets_N
+def losses(model: Any, inputs: Inputs, how: How) -> tuple[Tensor, Tensor]:
+    """Per trained token: loss (N) in nats, whether the likeliest token is the label (N)."""
+    states = at_trained(model, inputs, how)
+    head = bare(model).get_output_embeddings() if how.split else torch.nn.Identity()
+    width = getattr(head, "out_features", states.shape[-1])
+    found = [(states.new_zeros(0, dtype=torch.float32), states.new_zeros(0, dtype=torch.bool))]
+    for states_CH, labels_C in _chunks(states, inputs.labels_N, width):
+        logits_CV = head(states_CH).float()
+        found.append((functional.cross_entropy(logits_CV, labels_C, reduction="none"), logits_CV.argmax(-1) == labels_C))
+    loss_N, right_N = (torch.cat(column) for column in zip(*found, strict=True))
+    return loss_N, right_N

@@ -21,6 +21,10 @@ def model(model_folder: Path):
     return load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=False).model
 
 
+def trained(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def targets(model, **options) -> set[str]:
     attached = lora.attach(model, Adapter(adapter="lora", **options))
     return {name.split(".")[-4] for name, p in attached.named_parameters() if p.requires_grad and "lora_A" in name}
@@ -56,7 +60,8 @@ def test_the_same_adapter_has_the_same_bytes(model_folder: Path, tmp_path: Path)
         (tmp_path / name).mkdir()
         torch.manual_seed(7)
         model = load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=False).model
-        lora.save(lora.attach(model, Adapter(adapter="lora", lora_target_linear=True)), tmp_path / name, "./model")
+        attached = lora.attach(model, Adapter(adapter="lora", lora_target_linear=True))
+        lora.save(attached, tmp_path / name, "./model", trained(attached))
     files = sorted(p.name for p in (tmp_path / "one").iterdir())
     assert files == ["adapter_config.json", "adapter_model.safetensors"]
     assert [digest_file(tmp_path / "one" / f) for f in files] == [digest_file(tmp_path / "two" / f) for f in files]
@@ -68,7 +73,8 @@ def test_the_same_adapter_has_the_same_bytes(model_folder: Path, tmp_path: Path)
 def test_an_adapter_of_another_shape_is_refused(model_folder: Path, tmp_path: Path, model):
     import transformers
 
-    lora.save(lora.attach(model, Adapter(adapter="lora")), tmp_path, "./model")
+    attached = lora.attach(model, Adapter(adapter="lora"))
+    lora.save(attached, tmp_path, "./model", trained(attached))
     config = transformers.AutoConfig.from_pretrained(model_folder, hidden_size=64)
     with pytest.raises(ModelError, match="the adapter does not fit the base model"):
         lora.apply(transformers.AutoModelForCausalLM.from_config(config), tmp_path)

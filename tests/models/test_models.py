@@ -15,7 +15,7 @@ from axolotl_core.attention.choose import KINDS, choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import ModelError, ParamsError
 from axolotl_core.models.load import grow_embeddings, load_model
-from axolotl_core.models.packing import block_mask, forward, self_test
+from axolotl_core.models.packing import How, block_mask, forward, self_test, splits
 from axolotl_core.models.packs import FAMILIES, packs_of
 from axolotl_core.models.pin import pin_model, weights_folder
 from axolotl_core.params.machine import Machine
@@ -62,7 +62,8 @@ def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: 
         assert choose(Machine(), need) == "eager"
         return
     model = random_model(family, attention)
-    how = packs_of(model.config).how
+    how = How(packs_of(model.config).how)
+    assert splits(model, how), "every family of ours has a plain output layer"
     lengths = (7, 12, 5)
     samples = [torch.randint(64, (1, n)) for n in lengths]
     positions = [torch.arange(n)[None] for n in lengths]
@@ -77,7 +78,7 @@ def test_the_self_test_finds_a_leak():
     with pytest.raises(
         ModelError, match=r"packed samples see each other in MptForCausalLM: logits differ by .*; set packing.sample_packing: false"
     ):
-        self_test(model, "positions")
+        self_test(model, How())
 
 
 def test_falcon_with_alibi_says_that_it_cannot_be_packed():
@@ -91,9 +92,7 @@ def test_logits_are_made_where_they_are_asked_for():
     model = random_model("llama", "sdpa")
     ids, positions = torch.randint(64, (2, 9)), torch.arange(9).expand(2, 9)
     keep = torch.tensor([1, 4, 8])
-    assert torch.allclose(
-        forward(model, ids, positions, "positions", keep), forward(model, ids, positions, "positions")[:, keep], atol=1e-6
-    )
+    assert torch.allclose(forward(model, ids, positions, How(), keep), forward(model, ids, positions, How())[:, keep], atol=1e-6)
 
 
 def test_the_block_mask_opens_a_sample_to_itself_and_the_past():

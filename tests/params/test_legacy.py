@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from axolotl_core.errors import ParamsError
-from axolotl_core.params.legacy import GONE, RENAMED, fate_of
+from axolotl_core.params.legacy import DEAD_OPTIMIZERS, GONE, RENAMED, fate_of
 from axolotl_core.params.load import load
 from axolotl_core.params.whole import SECTIONS, section_of
 
@@ -71,8 +71,13 @@ def test_data_sets_of_a_list_get_names(tmp_path: Path):
     assert params.datasets["b-de"].name == "de"
 
 
-def test_the_removed_transformers_adamw_becomes_torchs(tmp_path: Path):
-    assert load(flat(tmp_path)).training.optimizer == "adamw_torch"
+@pytest.mark.parametrize("dead", sorted(DEAD_OPTIMIZERS))
+def test_an_optimizer_whose_library_is_gone_becomes_the_nearest_living_one_and_is_told(tmp_path: Path, dead: str):
+    told: list[str] = []
+    params = load(flat(tmp_path, FLAT.replace("adamw_hf", dead)), tell=told.append)
+    living, why = DEAD_OPTIMIZERS[dead]
+    assert params.training.optimizer == living
+    assert told == [f"{tmp_path / 'old.yml'}:19: optimizer {dead} is taken as {living}: {why}"]
 
 
 def test_errors_of_a_flat_file_name_its_own_lines(tmp_path: Path):
@@ -87,8 +92,8 @@ def test_a_typo_of_a_flat_file_is_an_error(tmp_path: Path):
 
 
 def test_an_option_that_is_not_acted_on_yet_is_an_error(tmp_path: Path):
-    with pytest.raises(ParamsError, match=r"old\.yml:3: load_in_8bit is not acted on by this version; got true, works now: false"):
-        load(flat(tmp_path, FLAT.replace("load_in_8bit: false", "load_in_8bit: true")))
+    with pytest.raises(ParamsError, match=r"old\.yml:3: xpos_rope is not acted on by this version; got true, works now: false"):
+        load(flat(tmp_path, FLAT.replace("load_in_8bit: false", "xpos_rope: true")))
 
 
 def test_every_section_says_what_its_options_are_for():

@@ -53,20 +53,16 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
             "params.yaml:6: packing.excess_length: got 'dorp', wanted 'auto', 'drop', 'truncate' or 'split'; did you mean 'drop'?",
         ),
         (
-            "adapter:\n  relora_steps: 100\n",
-            "params.yaml:6: relora_steps is not acted on by this version; got 100, works now: unset",
+            "adapter:\n  adapter: lora\n  peft_adapter: {}\n",
+            "params.yaml:7: peft_adapter is not acted on by this version; got {}, works now: unset",
         ),
         (
-            "training:\n  optimizer: lion_8bit\n",
-            "params.yaml:6: optimizer is not acted on by this version; got 'lion_8bit', works now: 'adamw_torch', 'adamw_torch_fused'",
+            "adapter:\n  adapter: llama-adapter\n",
+            "params.yaml:6: adapter is not acted on by this version; got 'llama-adapter', works now: unset, 'lora', 'qlora'",
         ),
         (
             "training:\n  batch_size: 4\n  gradient_accumulation_steps: 2\n",
             "params.yaml:7: gradient_accumulation_steps and batch_size are both set, and one follows from the other; remove one",
-        ),
-        (
-            "training:\n  batch_size: 3\nmachine:\n  micro_batch_size: 2\n",
-            "params.yaml:6: batch_size is 3, which micro_batch_size 2 does not divide",
         ),
         ("training:\n  warmup_steps: 1\n  warmup_ratio: 0.1\n", "params.yaml:7: warmup_ratio and warmup_steps are both set; remove one"),
         (
@@ -100,8 +96,9 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
         ("adapter:\n  lora_r: 64\n", "params.yaml:6: lora_r does nothing without an adapter; set adapter: lora or remove it"),
         (
             "training:\n  lr_scheduler: cosin\n",
-            "params.yaml:6: lr_scheduler is not acted on by this version; got 'cosin', works now: 'cosine', 'constant'"
-            "; did you mean 'cosine'?",
+            "params.yaml:6: training.lr_scheduler: got 'cosin', wanted 'cosine', 'linear', 'constant', 'constant_with_warmup', "
+            "'cosine_with_restarts', 'cosine_with_min_lr', 'cosine_warmup_with_min_lr', 'polynomial', 'inverse_sqrt', "
+            "'warmup_stable_decay', 'one_cycle' or 'log_sweep'; did you mean 'cosine'?",
         ),
         ("training:\n  num_epochs: .inf\n", "params.yaml:6: training.num_epochs: got inf, wanted a finite number"),
     ],

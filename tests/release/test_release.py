@@ -13,17 +13,21 @@ from axolotl_core.artifacts.key import StatCache
 from axolotl_core.errors import ArtifactError, ModelError
 from axolotl_core.evaluation.replies import prompts
 from axolotl_core.params.machine import Machine
+from axolotl_core.params.model import Model
 from axolotl_core.release.chat import Sampling, open_chat
 from axolotl_core.training.batches import open_rows
 from tests.conftest import edit, stage
 
+MODEL = Model(base_model="./model")
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80, 90]])
 
 
 def chat(project: Path, which: str, **settings):
     settings = {"system": None, "raw": False, "sampling": Sampling(max_new_tokens=6)} | settings
     sampling = settings.pop("sampling")
-    return open_chat(project, project / "artifacts", StatCache(project / "stat.json"), which, Machine(device="cpu"), sampling, **settings)
+    return open_chat(
+        project, project / "artifacts", StatCache(project / "stat.json"), which, Machine(device="cpu"), sampling, quantise=MODEL, **settings
+    )
 
 
 @pytest.mark.parametrize("adapter", ["lora", "null"])
@@ -32,7 +36,8 @@ def test_the_merged_model_has_the_logits_of_the_trained_one(project: Path, adapt
         edit(project / "params.yaml", "  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n", "")
     stage("export", f"adapter.adapter={adapter}")
     artifacts = project / "artifacts"
-    trained = load_trained(artifacts / "adapter", project / "model", Machine(device="cpu"), vocabulary=1, packed=False).model.eval()
+    trained = load_trained(artifacts / "adapter", project / "model", Machine(device="cpu"), vocabulary=1, packed=False, quantise=MODEL)
+    trained = trained.model.eval()
     exported = AutoModelForCausalLM.from_pretrained(artifacts / "export")
     base = AutoModelForCausalLM.from_pretrained(project / "model")
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -168,36 +169,78 @@ def test_a_flat_axolotl_yaml_runs_as_it_is(project: Path, axolotl):
     assert "rows of 64" in axolotl("stage", "pack", "--params", "old.yml", cwd=project).stdout
 
 
-LONG = ("training.num_epochs=12", "tracking.save_steps=3", "tracking.save_total_limit=2")
+def words(*options: str) -> list[str]:
+    return [word for option in options for word in ("--set", option)]
 
 
-def test_kill_9_and_resume_gives_the_same_adapter_bytes_and_losses(project: Path, tmp_path_factory: pytest.TempPathFactory, axolotl):
-    options = [word for option in LONG for word in ("--set", option)]
+LONG = words(
+    "training.num_epochs=24", "training.warmup_steps=5", "training.batch_size=4", "tracking.save_steps=2", "tracking.save_total_limit=2"
+)
+"""Dropout, accumulation, packing and warmup are on; a checkpoint every other step, so that many a kill falls into one."""
+KILLS = 20
+
+
+def started(project: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train", *options]
+    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def step_of(project: Path) -> int:
+    return max([int(p.name[5:]) for p in project.glob(".axolotl/runs/*/step-*") if p.name[5:].isdigit()], default=0)
+
+
+def test_kill_9_at_random_moments_and_resume_gives_the_same_adapter_bytes_and_losses(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, axolotl
+):
     other = tmp_path_factory.mktemp("killed") / "project"
     shutil.copytree(project, other)
-    axolotl("stage", "train", *options, cwd=project)
+    axolotl("stage", "train", *LONG, cwd=project)
 
     axolotl("stage", "pack", cwd=other)
-    kills = 0
-    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train", *options]
-    for wanted in (3, 9):
-        process = subprocess.Popen(command, cwd=other, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not any(int(p.name[5:]) >= wanted for p in other.glob(".axolotl/runs/*/step-*")):
-            time.sleep(0.005)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills == 2
+    draw = random.Random(4)
+    kills, interrupted_writes = 0, 0
+    while kills < KILLS:
+        before, process = step_of(other), started(other, *LONG)
+        while process.poll() is None and step_of(other) <= before:  # it has begun to train
+            time.sleep(0.002)
+        if kills % 2:
+            while process.poll() is None and not any(other.glob(".axolotl/runs/*/tmp/*/checkpoint/*")):
+                time.sleep(0.0005)
+        else:
+            time.sleep(draw.uniform(0, 0.2))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        interrupted_writes += any(other.glob(".axolotl/runs/*/tmp/*"))
+    assert kills == KILLS, f"the run was over after {kills} kills, make it longer"
+    assert interrupted_writes >= 3, "hardly a kill fell into the writing of a checkpoint"
     assert not (other / "artifacts" / "adapter").exists()
-    done = axolotl("stage", "train", *options, cwd=other)
+    done = axolotl("stage", "train", *LONG, cwd=other)
     assert "resumed from the checkpoint of step" in done.stdout
     assert digests(project, "adapter") == digests(other, "adapter")
     assert losses(project) == losses(other)
     assert not list(other.glob(".axolotl/runs/*")), "checkpoints of a finished run are not needed any more"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_has_a_status_of_its_own(project: Path, axolotl, number: signal.Signals):
+    options = (*LONG, *words("tracking.save_steps=10", "training.num_epochs=200"))
+    axolotl("stage", "pack", cwd=project)
+    process = started(project, *options)
+    while process.poll() is None and step_of(project) < 10:
+        time.sleep(0.005)
+    process.send_signal(number)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, told
+    step = step_of(project)
+    assert step > 10
+    assert f"training was asked to end: checkpoint {next(project.glob('.axolotl/runs/*/')) / f'step-{step}'} was written" in told
+    assert not (project / "artifacts" / "adapter").exists()
+
+
 def losses(project: Path) -> list[list[str]]:
-    """The log without tokens/s, which is the machine's."""
+    """The log without speed and memory, which are the machine's."""
     train, held_out = ((project / "artifacts" / "plots" / name).read_text().splitlines() for name in ("train.csv", "eval.csv"))
-    return [line.split(",")[:-1] for line in train] + [line.split(",") for line in held_out]
+    return [line.split(",")[:5] for line in train] + [line.split(",") for line in held_out]

@@ -1,34 +1,44 @@
-"""The step and what it rests on: the plan, the loss, the schedule, checkpoints."""
+"""The step and what it rests on: the plan, the loss, when to evaluate and to save, checkpoints."""
 
 import copy
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_core.errors import MachineError, ParamsError, TrainError
+from axolotl_core.artifacts import checkpoints
+from axolotl_core.errors import MachineError, TrainError
 from axolotl_core.evaluation.measure import measure
 from axolotl_core.models.load import device_of, load_model
+from axolotl_core.models.packing import How
 from axolotl_core.packing.lay import UNTRAINED
 from axolotl_core.packing.plan import fit, lay_out
+from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
+from axolotl_core.params.model import Model
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
-from axolotl_core.training import checkpoint
+from axolotl_core.training import checkpoint, loss, resume
 from axolotl_core.training.batches import Batch, RowSource
-from axolotl_core.training.loop import evaluates, saves, train
-from axolotl_core.training.loss import loss_sum
-from axolotl_core.training.optim import OPTIMIZERS, make_optimizer
-from axolotl_core.training.plan import Plan
-from axolotl_core.training.precision import choose
-from axolotl_core.training.schedule import constant, cosine, warmup_steps
+from axolotl_core.training.loop import Loop
+from axolotl_core.training.loss import loss_sum, losses
+from axolotl_core.training.objective import Objective, sample_lengths
+from axolotl_core.training.optim import make_optimizer
+from axolotl_core.training.parallel import Parallel
+from axolotl_core.training.plan import Plan, shares
+from axolotl_core.training.precision import Precision, choose
+from axolotl_core.training.schedule import make_schedule
 from axolotl_core.training.step import train_step
+
+CPU = torch.device("cpu")
+FP32 = Precision("fp32", torch.float32, torch.float32)
+SPLIT, TOGETHER = How(split=True), How()
 
 
 class Memory:
@@ -78,62 +88,151 @@ def test_max_steps_ends_a_run_early():
     assert Plan(50, 5, 2, 0, max_steps=3).total == 3
 
 
-def test_the_loss_is_that_of_full_logits(model):
+def test_micro_batches_are_dealt_out_in_turns_and_every_process_has_as_many():
+    dealt = [shares([5, 0, 2, 6, 1], 1, rank, 2) for rank in (0, 1)]
+    assert [[list(micro.rows) for micro in one] for one in dealt] == [[[5], [2], [1]], [[0], [6], []]]
+    assert [[micro.number for micro in one] for one in dealt] == [[0, 2, 4], [1, 3, 5]]
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 8))
+def test_a_step_has_the_same_rows_whatever_the_processes(rows: int, micro: int, world: int):
+    dealt = [shares(list(range(rows)), micro, rank, world) for rank in range(world)]
+    assert sorted(row for one in dealt for part in one for row in part.rows) == list(range(rows))
+    assert len({len(one) for one in dealt}) == 1
+    assert all(len(part.rows) <= micro for one in dealt for part in one)
+
+
+def test_rows_grouped_by_length_differ_little_within_a_batch_and_the_longest_comes_first():
+    lengths = tuple(np.random.default_rng(0).integers(1, 1000, 400).tolist())
+    grouped, plain = Plan(400, 4, 1, 0, lengths=lengths), Plan(400, 4, 1, 0)
+
+    def spread(plan: Plan) -> float:
+        batches = [[lengths[row] for row in plan.rows_of(step)] for step in range(plan.total)]
+        return sum(max(batch) - min(batch) for batch in batches) / len(batches)
+
+    assert spread(grouped) < spread(plain) / 5
+    assert lengths[grouped.rows_of(0)[0]] == max(lengths)
+    assert sorted(row for step in range(grouped.total) for row in grouped.rows_of(step)) == list(range(400))
+
+
+@pytest.mark.parametrize("how", [SPLIT, TOGETHER])
+@pytest.mark.parametrize("chunk", [loss.CHUNK_BYTES, 4 * 512 * 3])
+def test_the_loss_and_its_gradient_are_those_of_full_logits(model, how: How, chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", chunk)
     batch = source(LENGTHS).batch([0, 1, 2])
     logits = model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False).logits
     wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels_BT[:, 1:].flatten(), reduction="sum")
-    assert torch.allclose(loss_sum(model, batch, "positions"), wanted, rtol=1e-5)
+    wanted.backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    got = loss_sum(model, batch.place(CPU), how)
+    (got / 3).backward()
+    assert torch.allclose(got, wanted, rtol=1e-5)
+    for gradient, parameter in zip(gradients, model.parameters(), strict=True):
+        assert torch.allclose(parameter.grad * 3, gradient, atol=1e-3, rtol=1e-4)
+
+
+def test_a_head_that_is_no_plain_layer_gives_the_same_loss(model, monkeypatch: pytest.MonkeyPatch):
+    inputs = source(LENGTHS).batch([0, 1]).place(CPU)
+    wanted = loss_sum(model, inputs, SPLIT)
+    wanted.backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    monkeypatch.setattr(loss, "is_plain", lambda head: False)
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 512 * 3)
+    got = loss_sum(model, inputs, SPLIT)
+    got.backward()
+    assert torch.allclose(got, wanted, rtol=1e-6)
+    assert all(torch.allclose(g, p.grad, atol=1e-5) for g, p in zip(gradients, model.parameters(), strict=True))
+
+
+def test_no_more_logits_are_held_than_a_chunk(model):
+    """A vocabulary of 128 k at 8 k tokens would be 4 GiB of logits; here 2,000 tokens × 60,000 words are 458 MiB."""
+    torch.manual_seed(0)
+    states, weight = torch.randn(2000, 8, requires_grad=True), torch.randn(60_000, 8)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+            nonlocal largest
+            out = function(*arguments, **(settings or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel() * out.element_size())
+            return out
+
+    with Watch():
+        loss.LinearCrossEntropy.apply(states, weight, None, torch.randint(60_000, (2000,))).backward()
+    assert largest <= loss.CHUNK_BYTES < 2000 * 60_000 * 4
 
 
 def test_packing_changes_no_loss(model):
     packed, alone = source(LENGTHS), source(LENGTHS, packed=False)
-    losses = [sum(float(loss_sum(model, s.batch([i]), "positions").detach()) for i in range(len(s))) for s in (packed, alone)]
-    targets = [sum(s.batch([i]).targets for i in range(len(s))) for s in (packed, alone)]
+    sums = [sum(float(loss_sum(model, s.batch([i]).place(CPU), SPLIT).detach()) for i in range(len(s))) for s in (packed, alone)]
+    targets = [s.targets(range(len(s))) for s in (packed, alone)]
     assert len(packed) < len(alone)
-    assert targets[0] == targets[1]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert targets[0] == targets[1] == sum(packed.batch([i]).targets for i in range(len(packed)))
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
 
 
-def gradients(model, batches: list[Batch]) -> list[torch.Tensor]:
+def ready(model, optimizer, tmp_path: Path, precision: Precision = FP32, max_grad_norm: float = 0.0, **objective) -> Parallel:
+    parallel = Parallel(Machine(device="cpu"), precision, tmp_path, device=CPU, max_grad_norm=max_grad_norm, model=model)
+    parallel.prepare(Objective(model, SPLIT, parallel.autocast, **objective).train(), optimizer)
+    return parallel
+
+
+def gradients(model, rows: RowSource, numbers: list[int], tmp_path: Path, micro: int) -> list[torch.Tensor]:
     model = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(model.parameters(), 1.0)
     before = [p.detach().clone() for p in model.parameters()]
-    train_step(model, batches, optimizer, Accelerator(cpu=True), step=1, how="positions", max_grad_norm=0.0)
+    parallel = ready(model, torch.optim.SGD(model.parameters(), 1.0), tmp_path)
+    train_step(parallel, rows, numbers, step=1, seed=0, micro_batch_size=micro)
     return [b - p.detach() for b, p in zip(before, model.parameters(), strict=True)]
 
 
-def test_micro_batches_can_be_cut_anyhow(model):
+def test_micro_batches_can_be_cut_anyhow(model, tmp_path: Path):
     rows = source(LENGTHS)
-    whole, ones = gradients(model, [rows.batch([0, 1, 2])]), gradients(model, [rows.batch([i]) for i in range(3)])
+    whole, ones = (gradients(model, rows, [0, 1, 2], tmp_path, micro) for micro in (3, 1))
     for a, b in zip(whole, ones, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_gradients_are_clipped_and_zero_switches_clipping_off(model):
+def test_gradients_are_clipped_and_zero_switches_clipping_off(model, tmp_path: Path):
     def change(max_grad_norm: float) -> float:
         one = copy.deepcopy(model)
         before = [p.detach().clone() for p in one.parameters()]
-        optimizer = torch.optim.SGD(one.parameters(), 1.0)
-        report = train_step(
-            one, [source(LENGTHS).batch([0])], optimizer, Accelerator(cpu=True), step=1, how="positions", max_grad_norm=max_grad_norm
-        )
+        parallel = ready(one, torch.optim.SGD(one.parameters(), 1.0), tmp_path, max_grad_norm=max_grad_norm)
+        report = train_step(parallel, source(LENGTHS), [0], step=1, seed=0, micro_batch_size=1)
         moved = torch.sqrt(sum(((b - p) ** 2).sum() for b, p in zip(before, one.parameters(), strict=True)))
-        return float(moved.detach()) / report.grad_norm
+        return float(moved.detach()) / report.arrive().grad_norm
 
     assert change(0.0) == pytest.approx(1.0, rel=1e-4)
     clipped = change(0.01)
     assert 0 < clipped < 0.5
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_optimizer(model):
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_in_no_checkpoint(model, tmp_path: Path):
     with torch.no_grad():
         model.lm_head.weight[3, 0] = math.nan
-    before = [p.detach().clone() for p in model.parameters()]
-    optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(TrainError, match=r"step 7: the loss is nan; the weights are as after step 6; lower learning_rate"):
-        train_step(model, [source(LENGTHS).batch([0])], optimizer, Accelerator(cpu=True), step=7, how="positions", max_grad_norm=1.0)
-    assert all(torch.equal(b, p) for b, p in zip(before[:1], list(model.parameters())[:1], strict=True))
-    assert not optimizer.state
+    with pytest.raises(TrainError, match=r"step 1: the loss is nan; lower learning_rate, or look at the rows of this step"):
+        run(model, tmp_path, 4)
+    assert checkpoint.steps(tmp_path) == []
+
+
+def test_fp16_scales_the_loss_and_keeps_master_weights(model, tmp_path: Path):
+    precision = choose(Training(fp16=True), Model(base_model="x"), CPU, whole=True)
+    parallel = ready(model, torch.optim.AdamW(model.parameters(), 1e-3), tmp_path, precision)
+    found = [train_step(parallel, source(LENGTHS), [0, 1], step=step, seed=0, micro_batch_size=1).arrive().loss for step in range(1, 9)]
+    assert parallel.scaler.get_scale() > 1
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert found[-1] < found[0]
+
+
+def test_noise_on_embeddings_is_of_the_samples_length_and_for_training_only(model, tmp_path: Path):
+    assert sample_lengths(torch.tensor([[0, 1, 2, 0, 1, 0]])).tolist() == [[3, 3, 3, 2, 2, 1]]
+    inputs = source(LENGTHS).batch([0]).place(CPU)
+    plain = Objective(model, SPLIT)(inputs)
+    noisy = Objective(copy.deepcopy(model), SPLIT, None, 5.0)
+    assert not torch.equal(noisy.train()(inputs), plain)
+    assert torch.equal(noisy.eval()(inputs), plain)
 
 
 def test_a_batch_defends_itself():
@@ -151,81 +250,83 @@ def test_rows_are_padded_to_64_or_to_sequence_len(pad: bool, length: int):
     assert rows.batch([0]).ids_BT.shape == (1, length)
 
 
-@pytest.mark.parametrize(("schedule", "wanted"), [(cosine, [0.0, 0.5, 1.0, 0.75, 0.25]), (constant, [0.0, 0.5, 1.0, 1.0, 1.0])])
-def test_schedules(schedule, wanted: list[float]):
-    assert [round(schedule(step, 5, 2), 6) for step in range(5)] == pytest.approx(wanted, abs=1e-6)
-
-
 @pytest.mark.parametrize(
-    ("options", "total", "steps"),
-    [({}, 1000, 30), ({}, 10_000, 100), ({"warmup_steps": 0}, 10, 0), ({"warmup_ratio": 0.25}, 10, 3)],
+    ("training", "model_", "whole", "name", "formats"),
+    [
+        ({}, {}, True, "fp32", ("float32", "float32", "None")),
+        ({"bf16": True}, {}, False, "bf16", ("bfloat16", "float32", "bfloat16")),
+        ({"fp16": True}, {}, True, "fp16", ("float16", "float32", "float16")),
+        ({"bf16": "full"}, {}, True, "bf16 full", ("bfloat16", "bfloat16", "None")),
+        ({}, {"bfloat16": True}, True, "bfloat16", ("bfloat16", "bfloat16", "None")),
+        ({}, {"float16": True}, False, "float16", ("float16", "float32", "None")),
+    ],
 )
-def test_warmup(options: dict, total: int, steps: int):
-    assert warmup_steps(Training(**options), total) == steps
+def test_number_formats(training: dict, model_: dict, whole: bool, name: str, formats: tuple):
+    found = choose(Training(**training), Model(base_model="x", **model_), CPU, whole=whole)
+    assert (found.name, *(str(f).removeprefix("torch.") for f in (found.frozen, found.trained, found.autocast))) == (name, *formats)
 
 
-def test_a_warmup_longer_than_the_run_is_told():
-    with pytest.raises(ParamsError, match=r"training.warmup_steps is 500 but the run has 320 steps; lower it, or raise num_epochs"):
-        warmup_steps(Training(warmup_steps=500), 320)
+def test_when_to_evaluate_and_to_save(tmp_path: Path):
+    def loop(training: dict, tracking: dict) -> Loop:
+        plan = Plan(rows=9, batch_size=2, epochs=2, seed=0)  # 5 steps an epoch
+        sections = {"training": Training(**training), "tracking": Tracking(**tracking), "machine": Machine()}
+        return Loop(None, None, plan, None, tmp_path, identity={}, **sections)  # type: ignore[arg-type]
+
+    every = range(1, 11)
+    assert [s for s in every if loop({}, {}).evaluates(s)] == [5, 10]
+    assert [s for s in every if loop({"eval_steps": 4}, {}).evaluates(s)] == [4, 8, 10]
+    assert [s for s in every if loop({"eval_steps": 0.3}, {}).evaluates(s)] == [3, 6, 9, 10]
+    assert [s for s in every if loop({"evaluation_strategy": "no"}, {}).evaluates(s)] == [10]
+    assert [s for s in every if loop({}, {}).saves(s)] == [5, 10]
+    assert [s for s in every if loop({}, {"save_steps": 3}).saves(s)] == [3, 6, 9]
+    assert [s for s in every if loop({}, {"save_strategy": "no"}).saves(s)] == []
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_optimizers_lower_a_quadratic_and_spare_biases_the_decay(name: str):
-    weight, bias = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
-    optimizer = make_optimizer([("w", weight), ("b", bias)], Training(optimizer=name, learning_rate=0.1, weight_decay=0.5))
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
-    for _ in range(5):
-        optimizer.zero_grad()
-        (weight.square().sum() + bias.square().sum()).backward()
-        optimizer.step()
-    assert weight.square().sum() < 4
-    assert bias.square().sum() < 2
+def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = None, training: dict | None = None, **tracking):
+    """(log, all weights) of a run over rows in memory, and the step it went on from."""
+    settings, rows = Training(**{"learning_rate": 1e-3, "warmup_steps": 1, **(training or {})}), source(LENGTHS)
+    plan = Plan(len(rows), 2, 100, 0, max_steps=steps)
+    follow = Tracking(**{"save_steps": 2, "save_total_limit": 3, **tracking})
+    parallel = ready(model, make_optimizer(model.named_parameters(), settings, Adapter()), folder, max_grad_norm=1.0)
+    held_out = source([12, 20])
 
+    def measured() -> dict:
+        batches = (batch.place(CPU) for batch in held_out.batches(range(len(held_out)), 2))
+        return measure(partial(losses, model, how=SPLIT), batches, ["memory"])
 
-def test_precision_on_a_cpu_is_fp32_unless_asked_for():
-    assert choose("auto", torch.device("cpu")) == "fp32"
-    assert choose(True, torch.device("cpu")) == "bf16"
-
-
-def test_when_to_evaluate_and_to_save():
-    plan = Plan(rows=9, batch_size=2, epochs=2, seed=0)  # 5 steps an epoch
-    every = range(plan.total)
-    assert [s + 1 for s in every if evaluates(s, plan, Training())] == [5, 10]
-    assert [s + 1 for s in every if evaluates(s, plan, Training(eval_steps=4))] == [4, 8, 10]
-    assert [s + 1 for s in every if evaluates(s, plan, Training(evaluation_strategy="no"))] == [10]
-    assert [s + 1 for s in every if saves(s, plan, Tracking())] == [5, 10]
-    assert [s + 1 for s in every if saves(s, plan, Tracking(save_steps=3))] == [3, 6, 9]
-    assert [s + 1 for s in every if saves(s, plan, Tracking(save_strategy="no"))] == []
-
-
-def run(model, folder: Path, steps: int, **tracking) -> tuple:
-    outcome = train(
-        model,
-        source(LENGTHS),
-        Plan(len(source(LENGTHS)), 2, 100, 0, max_steps=steps),
+    identity = {"key": key, "params": {"training": settings.identity()}, "inputs": {}}
+    loop = Loop(
+        parallel,
+        rows,
+        plan,
+        make_schedule(settings, Adapter(), plan.total),
         folder,
-        Accelerator(cpu=True),
-        how="positions",
-        training=Training(learning_rate=1e-3, warmup_steps=1),
+        identity=identity,
+        training=settings,
         machine=Machine(),
-        tracking=Tracking(save_steps=2, save_total_limit=3, **tracking),
-        evaluate=None,
+        tracking=follow,
+        measure=measured if training else None,
     )
-    return outcome, torch.cat([p.detach().flatten() for p in model.parameters()])
+    folder.mkdir(parents=True, exist_ok=True)
+    start, told = resume.pick(folder, follow, identity, Path("/"), branch)
+    checkpoint.forget(folder, after=start.step if start else 0)
+    outcome = loop.train(start, told)
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return outcome, weights, start.step if start else 0
 
 
 def test_training_lowers_the_loss(model, tmp_path: Path):
-    outcome, _ = run(model, tmp_path, 12)
+    outcome, *_ = run(model, tmp_path, 12)
     assert outcome.log[-1]["loss"] < outcome.log[0]["loss"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said(model, tmp_path: Path, capsys):
-    _, wanted = run(copy.deepcopy(model), tmp_path / "straight", 6)
+    _, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 6)
     run(copy.deepcopy(model), tmp_path / "cut", 6)
     newest = tmp_path / "cut" / "step-6" / "weights.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"x")
-    outcome, got = run(copy.deepcopy(model), tmp_path / "cut", 6)
-    assert outcome.resumed_from == 4
+    _, got, resumed_from = run(copy.deepcopy(model), tmp_path / "cut", 6)
+    assert resumed_from == 4
     assert torch.equal(got, wanted)
     told = capsys.readouterr()
     assert "step-6 is damaged (weights.safetensors is not as it was written); the one before is used" in told.out + told.err
@@ -234,8 +335,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said(model, 
 def test_a_checkpoint_that_was_not_finished_is_none(model, tmp_path: Path):
     run(model, tmp_path, 4)
     (tmp_path / "step-4" / "COMPLETE").unlink()
-    assert checkpoint.damaged(tmp_path / "step-4") == "COMPLETE is missing or unreadable"
-    assert checkpoint.damaged(tmp_path / "step-2") is None
+    assert checkpoints.damaged(tmp_path / "step-4") == "COMPLETE is missing or unreadable"
+    assert checkpoints.damaged(tmp_path / "step-2") is None
 
 
 def test_only_the_newest_checkpoints_are_kept(model, tmp_path: Path):
@@ -245,14 +346,60 @@ def test_only_the_newest_checkpoints_are_kept(model, tmp_path: Path):
 
 def test_resuming_can_be_switched_off(model, tmp_path: Path):
     run(copy.deepcopy(model), tmp_path, 4)
-    assert run(model, tmp_path, 4, auto_resume_from_checkpoints=False)[0].resumed_from == 0
+    assert run(model, tmp_path, 4, auto_resume_from_checkpoints=False)[2] == 0
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_whole_one(model, tmp_path: Path):
     run(copy.deepcopy(model), tmp_path, 6)
     (tmp_path / "step-6" / "COMPLETE").unlink()
     run(copy.deepcopy(model), tmp_path, 5)
-    assert all(checkpoint.damaged(tmp_path / f"step-{step}") is None for step in checkpoint.steps(tmp_path))
+    assert all(checkpoints.damaged(tmp_path / f"step-{step}") is None for step in checkpoint.steps(tmp_path))
+
+
+def test_a_checkpoint_can_be_named_to_go_on_from(model, tmp_path: Path):
+    _, wanted, _ = run(copy.deepcopy(model), tmp_path, 6)
+    _, got, resumed_from = run(copy.deepcopy(model), tmp_path, 6, resume_from_checkpoint=str(tmp_path / "step-2"))
+    assert resumed_from == 2
+    assert torch.equal(got, wanted)
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs(model, tmp_path: Path):
+    run(copy.deepcopy(model), tmp_path, 4)
+    with pytest.raises(TrainError) as error:
+        run(model, tmp_path, 6, key="other", training={"weight_decay": 0.5})
+    told = str(error.value).splitlines()
+    assert told[0] == f"{tmp_path / 'step-4'}: is a checkpoint of another run"
+    assert told[1].split() == ["checkpoint", "now"]
+    assert told[2].split() == ["training.weight_decay", "default", "0.5"]
+    assert told[3] == f"`axolotl stage train --branch-from {tmp_path / 'step-4'}` goes on from it all the same, as a run of its own"
+
+
+def test_a_run_can_branch_from_another(model, tmp_path: Path):
+    run(copy.deepcopy(model), tmp_path / "one", 4)
+    _, _, resumed_from = run(model, tmp_path / "two", 6, key="other", branch=tmp_path / "one" / "step-4")
+    assert resumed_from == 4
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor", "sgd", "adagrad"])
+def test_every_optimizer_resumes_to_the_bit(model, tmp_path: Path, optimizer: str):
+    training = {"optimizer": optimizer}
+    _, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 4, training=training)
+    run(copy.deepcopy(model), tmp_path / "cut", 4, training=training)
+    checkpoint.forget(tmp_path / "cut", after=2)
+    _, got, resumed_from = run(copy.deepcopy(model), tmp_path / "cut", 4, training=training)
+    assert resumed_from == 2
+    assert torch.equal(got, wanted)
+
+
+def test_the_best_evaluation_is_kept_and_patience_ends_a_run(model, tmp_path: Path):
+    high = {"early_stopping_patience": 2, "eval_steps": 1, "learning_rate": 3e-2}
+    outcome, weights, _ = run(model, tmp_path, 60, training=high)
+    losses_ = {row["step"]: row["eval_loss"] for row in outcome.log if "eval_loss" in row and row["step"]}
+    best = min(losses_, key=lambda step: losses_[step])
+    assert max(losses_) == best + 2 < 60
+    assert outcome.step == best
+    saved = checkpoint.read(tmp_path / "best").weights
+    assert torch.equal(weights, torch.cat([saved[name].flatten() for name, _ in model.named_parameters()]))
 
 
 def test_fractions_of_epochs_add_no_step():
@@ -276,8 +423,9 @@ def test_two_processes_cannot_train_the_same_run(tmp_path: Path):
 
 def test_measure_weighs_every_token_the_same(model):
     rows = source(LENGTHS)
-    found = measure(model, rows, ["memory"], "positions", 2)
-    total = sum(float(loss_sum(model, rows.batch([i]), "positions").detach()) for i in range(len(rows)))
+    batches = (batch.place(CPU) for batch in rows.batches(range(len(rows)), 2))
+    found = measure(partial(losses, model, how=SPLIT), batches, ["memory"])
+    total = sum(float(loss_sum(model, rows.batch([i]).place(CPU), SPLIT).detach()) for i in range(len(rows)))
     tokens = sum(rows.batch([i]).targets for i in range(len(rows)))
     assert found["tokens"] == tokens
     assert found["loss"] == pytest.approx(total / tokens, rel=1e-5)
@@ -286,9 +434,9 @@ def test_measure_weighs_every_token_the_same(model):
 
 
 def test_measure_without_rows_has_no_number(model):
-    assert measure(model, source([]), ["memory"], "positions", 2)["loss"] is None
+    assert measure(partial(losses, model, how=SPLIT), [], ["memory"])["loss"] is None
 
 
 def test_the_log_is_plain_json(model, tmp_path: Path):
-    outcome, _ = run(model, tmp_path, 2)
+    outcome, *_ = run(model, tmp_path, 2)
     assert json.loads(json.dumps(outcome.log)) == outcome.log

@@ -1,0 +1,95 @@
+"""ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so often the update is merged into the base and begins anew.
+
+    before step k · relora_steps:   W ← W + s B A,   A ← kaiming-uniform, B ← 0,   the optimizer forgets A and B
+
+W is kept in full precision in the run's folder and the layer gets a copy of it, rounded or quantised: so nothing drifts
+however often it is merged. The result is a whole model.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from axolotl_core.adapters.lora import layers
+from axolotl_core.models.quantize import put_weight
+from axolotl_core.models.weights import Weights
+
+ADAPTER = "default"
+
+
+class Group(Protocol):
+    """What is wanted of the processes that train together."""
+
+    @property
+    def main(self) -> bool: ...
+
+    def wait(self) -> None: ...
+
+
+class Restarts:
+    """Merges of one run. merged: the file of the weights as merged so far, or None before the first merge."""
+
+    def __init__(self, model: Any, base: Path, every: int, *, on_cpu: bool) -> None:
+        """model: with LoRA beside it; base: a folder with the full-precision weights; on_cpu: relora_cpu_offload.
+
+        Raises ModelError when a weight is not in the folder.
+        """
+        self.every, self.on_cpu, self.source = every, on_cpu, Weights(base)
+        self.merged: Path | None = None
+        self.layers: dict[str, LoraLayer] = {f"{name}.weight": layer for name, layer in layers(model).items()}
+        for name in self.layers:
+            self.source.read(name)
+
+    def due(self, step: int) -> bool:
+        """Whether to merge before step `step`, from 0."""
+        return step > 0 and step % self.every == 0
+
+    def merge(self, run: Path, step: int, group: Group) -> list[nn.Parameter]:
+        """Merge and begin anew; the parameters that the optimizer is to forget."""
+        weights = self.weights()
+        for name, layer in self.layers.items():
+            put_weight(layer.get_base_layer(), weights[name])
+            layer.reset_lora_parameters(ADAPTER, True)
+        file = run / f"merged-{step}.safetensors"
+        if group.main:
+            new = run / f".{file.name}.{os.getpid()}"
+            save_file(weights, new)
+            new.replace(file)
+        group.wait()
+        self._take(run, file, group)
+        return [p for layer in self.layers.values() for n, p in layer.named_parameters() if "lora_" in n and p.requires_grad]
+
+    def restore(self, run: Path, saved: Path, group: Group) -> None:
+        """Go on from the merged weights of a checkpoint."""
+        file = run / "merged-resumed.safetensors"
+        if group.main and not (file.exists() and file.samefile(saved)):
+            file.unlink(missing_ok=True)
+            os.link(saved, file)
+        group.wait()
+        self._take(run, file, group)
+        for name, layer in self.layers.items():
+            put_weight(layer.get_base_layer(), self.source.read(name))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The base with the update of now, by the names of the base's files: fp32, on the CPU."""
+        return {name: self._whole(name, layer) for name, layer in self.layers.items()}
+
+    @torch.no_grad()
+    def _whole(self, name: str, layer: LoraLayer) -> Tensor:
+        delta = layer.get_delta_weight(ADAPTER).float()
+        weight = self.source.read(name).float()
+        return weight + delta.cpu() if self.on_cpu else (weight.to(delta.device) + delta).cpu()
+
+    def _take(self, run: Path, file: Path, group: Group) -> None:
+        """From now on the full-precision weights are those of `file`; checkpoints hold links of older ones."""
+        self.merged = file
+        self.source.files |= dict.fromkeys(self.layers, file)
+        if group.main:
+            for old in run.glob("merged-*.safetensors"):
+                if old != file:
+                    old.unlink()

@@ -1,0 +1,37 @@
+"""Which folder is a whole checkpoint: asked before anything heavy is imported.
+
+COMPLETE holds the digest of each file and is written last: a folder without it is no checkpoint.
+"""
+
+import json
+from pathlib import Path
+
+from axolotl_core.artifacts.key import digest_file
+from axolotl_core.errors import TrainError
+
+COMPLETE = "COMPLETE"
+
+
+def damaged(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        digests = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{COMPLETE} is missing or unreadable"
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+            return f"{name} is not as it was written"
+    return None
+
+
+def whole(folder: Path, option: str) -> Path:
+    """The folder. Raises TrainError, naming the option, when it is no whole checkpoint."""
+    bad = damaged(folder)
+    if bad is not None:
+        raise TrainError(f"{option}: {folder} is no whole checkpoint: {bad}")
+    return folder
+
+
+def branch_digest(folder: Path) -> str:
+    """What a checkpoint is, for the key of a run that branches from it. Raises TrainError when it is not whole."""
+    return digest_file(whole(folder, "--branch-from") / COMPLETE)

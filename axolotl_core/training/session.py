@@ -1,0 +1,147 @@
+"""A training from inputs to artifact: model, processes, schedule, the loop, what is written."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from axolotl_core.adapters.relora import Restarts
+from axolotl_core.evaluation.measure import measure
+from axolotl_core.params.adapter import Adapter
+from axolotl_core.params.machine import Machine
+from axolotl_core.params.model import Model
+from axolotl_core.params.tracking import Tracking
+from axolotl_core.params.training import Training
+from axolotl_core.training import artifact, checkpoint, resume
+from axolotl_core.training.batches import Data, Inputs, RowSource
+from axolotl_core.training.loop import Loop
+from axolotl_core.training.memory import explained
+from axolotl_core.training.objective import Objective
+from axolotl_core.training.optim import make_optimizer
+from axolotl_core.training.parallel import Parallel
+from axolotl_core.training.plan import Plan, shares
+from axolotl_core.training.schedule import make_schedule
+from axolotl_core.training.setup import set_up
+from axolotl_core.training.summary import arithmetic, metrics
+from axolotl_core.training.track import Listener
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The sections of params.yaml that a training reads."""
+
+    model: Model
+    adapter: Adapter
+    training: Training
+    machine: Machine
+    tracking: Tracking
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it. kind: of the artifact, `lora` or `full`; metrics: for metrics/train.json."""
+
+    log: list[dict[str, Any]]
+    kind: str
+    metrics: dict[str, Any]
+
+
+def train_model(
+    data: Data,
+    base: Path,
+    run: Path,
+    out: Path,
+    asked: Asked,
+    *,
+    identity: dict[str, Any],
+    root: Path,
+    branch: Path | None = None,
+    listen: Callable[[int], Sequence[Listener]] = lambda _: (),
+) -> Trained:
+    """Train and write the artifact to `out`. Called by every process; only rank 0 writes.
+
+    base: a folder with the base's weights; run: the folder of the run's checkpoints; identity: what the run is of;
+    root: what paths in params.yaml are relative to; branch: a checkpoint of another run to go on from; listen: makes the
+    listeners to the log. Raises TrainError, ModelError, MachineError, Interrupted.
+    """
+    adapter, training, machine = asked.adapter, asked.training, asked.machine
+    lengths = data.train.lengths() if training.group_by_length else ()
+    assert training.batch_size is not None, "resolved when params.yaml was read"
+    plan = Plan(len(data.train), training.batch_size, training.num_epochs, training.seed, training.max_steps, lengths)
+    schedule = make_schedule(training, adapter, plan.total)
+    with contextlib.ExitStack() as stack:
+        ready = set_up(
+            base,
+            vocabulary=data.vocabulary,
+            packed=data.packed,
+            model=asked.model,
+            adapter=adapter,
+            training=training,
+            machine=machine,
+            goes_on_from=root / adapter.lora_model_dir if adapter.lora_model_dir else None,
+        )
+        trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
+        parallel = Parallel(machine, ready.precision, root, device=ready.device, max_grad_norm=training.max_grad_norm, model=ready.model)
+        stack.callback(parallel.close)
+        if parallel.main:
+            stack.enter_context(checkpoint.locked(run))
+        for line in (*arithmetic(plan, schedule, parallel.world, machine, training, data), ready.arithmetic(), *parallel.told):
+            parallel.say(line)
+        start, told = resume.pick(run, asked.tracking, identity, root, branch)
+        if parallel.main:
+            checkpoint.forget(run, after=start.step if start else 0)
+        restarts = Restarts(ready.model, base, adapter.relora_steps, on_cpu=adapter.relora_cpu_offload) if adapter.relora_steps else None
+        stack.enter_context(explained(parallel, training, machine))
+        objective = Objective(ready.model, ready.how, parallel.autocast, training.neftune_noise_alpha)
+        parallel.prepare(objective, make_optimizer(ready.model.named_parameters(), training, adapter))
+        loop = Loop(
+            parallel,
+            data.train,
+            plan,
+            schedule,
+            run,
+            identity=identity,
+            training=training,
+            machine=machine,
+            tracking=asked.tracking,
+            measure=(lambda: held_out_numbers(parallel, data, machine.micro_batch_size)) if _has_targets(data.held_out) else None,
+            restarts=restarts,
+            prune=adapter.relora_prune_ratio,
+            listeners=listen(start.step if start else 0) if parallel.main else (),
+        )
+        outcome = loop.train(start, told)
+        probe = next(row for row in range(len(data.train)) if data.train.targets([row]))
+        inputs = data.train.batch([probe]).place(parallel.device)
+        kind = artifact.write(parallel, ready.model, base, out, asked.model.base_model, restarts, inputs)
+        found = metrics(outcome.log, outcome.step) | {
+            "rows": plan.rows,
+            "batch_size": plan.batch_size,
+            "trained_parameters": trained,
+            "precision": ready.precision.name,
+            "attention": ready.attention,
+            "processes": parallel.world,
+            "tokens_per_s": outcome.tokens_per_s,
+        }
+        return Trained(outcome.log, kind, found)
+
+
+def _has_targets(rows: RowSource) -> bool:
+    return any(rows.targets([row]) for row in range(len(rows)))
+
+
+def held_out_numbers(parallel: Parallel, data: Data, batch_size: int) -> dict[str, Any]:
+    """`measure` of the held-out rows, each process a part of them."""
+
+    def each(inputs: Inputs) -> Any:
+        return parallel.objective(inputs, each=True)
+
+    def batches() -> Any:
+        for micro in shares(range(len(data.held_out)), batch_size, parallel.rank, parallel.world):
+            inputs = data.held_out.batch(micro.rows or [0]).place(parallel.device)
+            yield inputs if micro.rows else inputs.untrained()
+
+    parallel.objective.eval()
+    found = measure(each, batches(), data.names, parallel.sum)
+    parallel.objective.train()
+    return found

@@ -1,0 +1,68 @@
+"""When a run ends before its last step: no better evaluation for a while, or a signal.
+
+All of it is read from the log, which a checkpoint holds, so a resumed run stops where the run left alone does.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from axolotl_core.params.training import Training
+
+HIGHER_IS_BETTER = {"loss": False, "perplexity": False, "accuracy": True}
+
+
+def metric_of(training: Training) -> tuple[str, bool]:
+    """Column of the log that says what is best, and whether more of it is better."""
+    name = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    higher = HIGHER_IS_BETTER[name] if training.greater_is_better is None else training.greater_is_better
+    return f"eval_{name}", higher
+
+
+def keeps_best(training: Training) -> bool:
+    """load_best_model_at_end; unset: with early stopping."""
+    if training.load_best_model_at_end is None:
+        return training.early_stopping_patience is not None
+    return training.load_best_model_at_end
+
+
+def best_step(log: list[dict[str, Any]], training: Training) -> int | None:
+    """Step of the best evaluation after training began, the first of equals."""
+    column, higher = metric_of(training)
+    found = [(row[column], row["step"]) for row in log if row.get(column) is not None and row["step"] > 0]
+    if not found:
+        return None
+    best = max(value for value, _ in found) if higher else min(value for value, _ in found)
+    return next(step for value, step in found if value == best)
+
+
+def is_over(log: list[dict[str, Any]], training: Training) -> bool:
+    """Whether the last `early_stopping_patience` evaluations were none better than the best before them."""
+    patience, best = training.early_stopping_patience, best_step(log, training)
+    if patience is None or best is None:
+        return False
+    column, _ = metric_of(training)
+    return sum(row["step"] > best for row in log if row.get(column) is not None) >= patience
+
+
+class Signals:
+    """`caught`: the signal that asked the run to end, or None. A second one ends it at once."""
+
+    caught: int | None = None
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if self.caught is not None:
+            raise KeyboardInterrupt
+        self.caught = number
+
+    @contextmanager
+    def listening(self) -> Iterator["Signals"]:
+        """SIGINT and SIGTERM are caught in this block, and handled as before after it."""
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

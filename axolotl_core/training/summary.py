@@ -1,0 +1,60 @@
+"""What a run will be, as arithmetic before the first step, and what it was, as metrics after the last."""
+
+from typing import Any
+
+from axolotl_core.params.machine import Machine
+from axolotl_core.params.training import Training
+from axolotl_core.training.batches import Data
+from axolotl_core.training.plan import Plan, shares
+from axolotl_core.training.schedule import Schedule, warmup_steps
+
+
+def arithmetic(plan: Plan, schedule: Schedule, world: int, machine: Machine, training: Training, data: Data) -> list[str]:
+    """Rows, tokens, steps and learning rates:
+
+    2 rows × 8 accumulation × 4 ranks = 64 rows, 131,072 tokens a step
+    """
+    mine = shares(plan.rows_of(0), machine.micro_batch_size, 0, world)
+    micro, turns = len(mine[0].rows), len(mine)
+    rows, fits = min(plan.batch_size, plan.rows), micro * turns * world == min(plan.batch_size, plan.rows)
+    tokens = rows * data.train.sequence_len if data.train.pad_to_sequence_len else round(rows * data.tokens / plan.rows)
+    lines = [
+        f"{_count(micro, 'row')} × {turns} accumulation × {_count(world, 'rank')} {'=' if fits else '→'} {_count(rows, 'row')}, "
+        f"{'' if data.train.pad_to_sequence_len else 'about '}{tokens:,} tokens a step",
+        f"{plan.rows:,} rows ÷ {plan.batch_size} × {plan.epochs:g} epochs = {plan.steps_per_epoch * plan.epochs:,.0f} steps"
+        + (f", {plan.total:,} of them (max_steps)" if plan.total == plan.max_steps else "")
+        + f"; {data.trained_tokens:,} of {data.tokens:,} tokens an epoch are trained",
+    ]
+    steps = dict.fromkeys((0, warmup_steps(training, plan.total), plan.total - 1))
+    rates = ", ".join(f"{training.learning_rate * schedule.factor(step):.3g} at step {step + 1:,}" for step in steps)
+    lines.append(f"learning rate {rates} ({training.lr_scheduler}); {training.optimizer}")
+    if world > 1 and micro < machine.micro_batch_size:
+        lines.append(f"micro-batches have {_count(micro, 'row')}, so that all {world} ranks have work; raise batch_size for more")
+    return lines
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def metrics(log: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """Losses of a run that ended with the weights of `step`, None where none was taken."""
+    losses = [row["loss"] for row in log if "loss" in row]
+    held_out = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
+    return {
+        "steps": step,
+        "loss_first": losses[0] if losses else None,
+        "loss_last": losses[-1] if losses else None,
+        "eval_loss_before": held_out.get(0),
+        "eval_loss_after": held_out.get(step),
+    }
+
+
+def said(found: dict[str, Any]) -> str:
+    """A line of the metrics."""
+    told = f"{found['steps']} steps"
+    if found["loss_first"] is not None:
+        told += f", loss {found['loss_first']:.3f} → {found['loss_last']:.3f}"
+    if found["eval_loss_after"] is not None and found["eval_loss_before"] is not None:
+        told += f", held out {found['eval_loss_before']:.3f} → {found['eval_loss_after']:.3f}"
+    return told

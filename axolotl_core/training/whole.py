@@ -1,0 +1,146 @@
+"""Weights and optimizer state as they are without processes: by the parameter's name, whole, on the CPU of rank 0.
+
+So a checkpoint says nothing of how many processes wrote it, and any number of them goes on from it.
+
+    weights     {"…q_proj.lora_A.default.weight": tensor}
+    optimizer   {"…q_proj.lora_A.default.weight": {"exp_avg": tensor, "exp_avg_sq": tensor, "step": tensor}}
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from axolotl_core.training.parallel import Parallel
+
+States = dict[str, dict[str, Any]]
+
+
+def weights(parallel: Parallel) -> dict[str, Tensor]:
+    """What is trained; on other ranks than 0 the values are not to be used. Every process must call this."""
+    return {name: _whole_weight(parallel, parameter).cpu() for name, parameter in parallel.parameters()}
+
+
+def load_weights(parallel: Parallel, saved: dict[str, Tensor]) -> None:
+    """`saved` on every process."""
+    for name, parameter in parallel.parameters():
+        _put_weight(parallel, parameter, saved[name])
+
+
+def optimizer_states(parallel: Parallel) -> States:
+    """Of each trained parameter. Every process must call this."""
+    if parallel.kind == "deepspeed":
+        return {name: _deepspeed_state(parallel, parameter) for name, parameter in parallel.parameters()}
+    optimizer = inner(parallel.optimizer)
+    found: States = {}
+    for name, parameter in parallel.parameters():
+        state = optimizer.state.get(parameter, {})
+        found[name] = {key: _whole(value) for key, value in state.items()}
+    return found
+
+
+def load_optimizer_states(parallel: Parallel, saved: States) -> None:
+    """`saved` on every process."""
+    if parallel.kind == "deepspeed":
+        for name, parameter in parallel.parameters():
+            _put_deepspeed_state(parallel, parameter, saved[name])
+        return
+    optimizer = inner(parallel.optimizer)
+    states: dict[nn.Parameter, dict[str, Any]] = {p: _cut_like(p, saved[name]) for name, p in parallel.parameters()}
+    numbered = [p for group in optimizer.param_groups for p in group["params"]]
+    document = {
+        "state": {i: states[p] for i, p in enumerate(numbered) if states[p]},
+        "param_groups": optimizer.state_dict()["param_groups"],
+    }
+    optimizer.load_state_dict(document)
+    _page(optimizer)
+
+
+def inner(optimizer: Any) -> Any:
+    """The optimizer inside accelerate's and DeepSpeed's wrappers."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def _cut_like(parameter: nn.Parameter, state: dict[str, Any]) -> dict[str, Any]:
+    """State tensors of the parameter's shape are cut as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return state
+    cut = {}
+    for key, value in state.items():
+        fits = isinstance(value, Tensor) and value.shape == parameter.shape
+        cut[key] = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements) if fits else value
+    return cut
+
+
+def _page(optimizer: Optimizer) -> None:
+    """bitsandbytes loads the state of a paged optimizer into the GPU's memory; put it back where it can be paged out."""
+    if not getattr(optimizer, "is_paged", False):
+        return
+    for parameter, state in optimizer.state.items():
+        for key in ("state1", "state2"):
+            if key in state:
+                paged = optimizer.get_state_buffer(parameter, dtype=state[key].dtype)  # type: ignore[attr-defined]
+                state[key] = paged.copy_(state[key])
+
+
+def _whole_weight(parallel: Parallel, parameter: nn.Parameter) -> Tensor:
+    if parallel.kind == "deepspeed":
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        whole = safe_get_full_fp32_param(parameter)
+        return parameter.detach() if whole is None else whole.detach()
+    tensor: Tensor = _whole(parameter)
+    return tensor
+
+
+def _put_weight(parallel: Parallel, parameter: nn.Parameter, saved: Tensor) -> None:
+    with torch.no_grad():
+        if parallel.kind == "deepspeed":
+            from deepspeed.utils import safe_set_full_fp32_param
+
+            safe_set_full_fp32_param(parameter, saved.to(parallel.device, torch.float32))
+            if not hasattr(parameter, "ds_id"):
+                parameter.copy_(saved)
+        elif isinstance(parameter, DTensor):
+            parameter.copy_(distribute_tensor(saved.to(parameter.device), parameter.device_mesh, parameter.placements))
+        else:
+            parameter.copy_(saved)
+
+
+def _deepspeed_state(parallel: Parallel, parameter: nn.Parameter) -> dict[str, Any]:
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    found: dict[str, Any] = {}
+    for state in inner(parallel.optimizer).state.values():
+        for key, value in state.items():
+            if key == "step":
+                found[key] = _whole(value)
+            elif key not in found:
+                whole = safe_get_full_optimizer_state(parameter, key)
+                if whole is not None:
+                    found[key] = _whole(whole).view(parameter.ds_shape if hasattr(parameter, "ds_id") else parameter.shape)
+    return found
+
+
+def _put_deepspeed_state(parallel: Parallel, parameter: nn.Parameter, saved: dict[str, Any]) -> None:
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    for key, value in saved.items():
+        if key != "step":
+            safe_set_full_optimizer_state(parameter, value.to(parallel.device, torch.float32), key)
+            continue
+        for state in inner(parallel.optimizer).state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"].copy_(value)
+            else:
+                state["step"] = value
