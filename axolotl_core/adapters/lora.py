@@ -21,7 +21,11 @@ def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None) -> Pe
     Raises ModelError: a target or module name that the model lacks, a family without usual targets, an adapter that does
     not fit the base, or whose rank and targets are not those of params.yaml.
     """
-    attached = _fresh(model, adapter) if goes_on_from is None else apply(model, goes_on_from, trainable=True)
+    if goes_on_from is None:
+        attached = _fresh(model, adapter)
+    else:
+        attached = apply(model, goes_on_from, trainable=True)
+        _same_settings(attached.peft_config["default"], adapter)
     for parameter in attached.parameters():
         if parameter.requires_grad:  # bf16 would round most updates of lora_modules_to_save away
             parameter.data = parameter.data.float()
@@ -50,6 +54,25 @@ def _fresh(model: Any, adapter: Adapter) -> PeftModel:
         return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"adapter: {' '.join(str(error).split())}; set lora_target_linear: true or lora_target_modules") from None
+
+
+SETTINGS = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "peft_use_dora": "use_dora",
+    "peft_use_rslora": "use_rslora",
+}
+"""Option → peft's name of it."""
+
+
+def _same_settings(config: Any, adapter: Adapter) -> None:
+    for option in SETTINGS.keys() & adapter.model_fields_set:
+        asked, has = getattr(adapter, option), getattr(config, SETTINGS[option])
+        if asked != has:
+            raise ModelError(
+                f"adapter.{option} is {asked}, but the adapter in lora_model_dir has {has}; remove it, or train a fresh adapter"
+            )
 
 
 def _check_names(model: Any, adapter: Adapter) -> None:
@@ -120,5 +143,7 @@ def layers(model: PeftModel) -> dict[str, LoraLayer]:
 
 def on_meta(base: Any, folder: Path) -> PeftModel:
     """The adapter's structure beside a model of no weights (device meta), for its names and its arithmetic."""
+    config = PeftConfig.from_pretrained(str(folder))
+    config.base_model_name_or_path = None  # peft warns of any other
     with torch.device("meta"):
-        return get_peft_model(base, PeftConfig.from_pretrained(str(folder)))
+        return get_peft_model(base, config)

@@ -14,7 +14,7 @@ from axolotl_core.errors import MachineError, ModelError
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.packing import How, splits
 from axolotl_core.models.packs import packs_of
-from axolotl_core.models.quantize import settings_of
+from axolotl_core.models.quantize import keep_quantised, settings_of
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 
@@ -84,6 +84,8 @@ def load_model(
         settings |= {"device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(weights, **settings, **smaller)
     model.config.use_cache = False
+    if smaller:
+        keep_quantised(model)
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
     how = How(packs.how or "positions")

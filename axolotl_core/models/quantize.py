@@ -50,7 +50,20 @@ def settings_of(model: Model, config: Any, compute: torch.dtype) -> dict[str, An
     described = stored if isinstance(stored, dict) else stored.to_dict()
     if model.gptq_groupsize not in (None, described.get("group_size")):
         raise ModelError(f"model.gptq_groupsize is {model.gptq_groupsize}, but the checkpoint has {described.get('group_size')}; remove it")
+    version_1 = described.get("checkpoint_format", "gptq") == "gptq"
+    if model.gptq_model_v1 not in (None, version_1):
+        raise ModelError(f"model.gptq_model_v1 is {model.gptq_model_v1}, but the checkpoint's format is {described['checkpoint_format']}")
     return {"quantization_config": GPTQConfig(bits=described["bits"], backend="auto_trainable")}
+
+
+def keep_quantised(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew in the first pass without a gradient, on CPUs with AVX512-BF16.
+
+    It rounds their scales to bf16 for good, and the packed form has no backward pass.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def put_weight(layer: Any, weight: torch.Tensor) -> None:

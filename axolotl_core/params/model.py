@@ -38,11 +38,11 @@ class Model(Section):
     """Weights in bfloat16, no autocast."""
     float16: bool = False
     """Weights in float16, no autocast."""
-    gptq: Annotated[bool, Built()] = False
-    """The base is quantised with GPTQ."""
-    gptq_groupsize: Annotated[int | None, Built()] = None
-    """GPTQ group size."""
-    gptq_model_v1: Annotated[bool | None, Built()] = None
-    """GPTQ checkpoint of format 1."""
-    gptq_disable_exllama: Annotated[bool | None, Built()] = None
-    """Do not use the exllama kernels."""
+    gptq: bool = False
+    """The base's weights are quantised with GPTQ (package gptqmodel); wants adapter: lora."""
+    gptq_groupsize: int | None = None
+    """Group size of the GPTQ checkpoint, which says it itself; another one is an error."""
+    gptq_model_v1: bool | None = None
+    """Whether the GPTQ checkpoint has format 1, which it says itself; another one is an error."""
+    gptq_disable_exllama: bool | None = None
+    """The exllama kernels have no backward pass and are never used; both values are the same."""

@@ -8,6 +8,7 @@ Read back are names, shapes, whether something trained is wholly zero, and what 
 training data: the log-probabilities of its labels are those of the model in memory.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def write(parallel: Parallel, model: Any, base: Path, out: Path, base_model: str
         model.save_pretrained(out, state_dict={name: weight.to(dtype) for name, weight in wanted.items()})
         for file in out.glob("*.safetensors"):
             file.chmod(0o644)
+        config = json.loads((out / "config.json").read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
+        (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     parallel.wait()
     written = {name: weight.to(dtype) for name, weight in wanted.items()}
     _back(parallel, Weights(out), {name: name for name in wanted}, written)

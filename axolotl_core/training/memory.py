@@ -1,6 +1,6 @@
 """When memory runs out: what it went to, and what to lower by how much."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,18 +16,20 @@ CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 @contextmanager
-def explained(parallel: Parallel, training: Training, machine: Machine) -> Iterator[None]:
-    """Turns an out-of-memory error of torch's, on a GPU or a CPU, into MachineError with advice."""
+def explained(training: Training, machine: Machine, parallel: Callable[[], Parallel | None]) -> Iterator[None]:
+    """Turns an out-of-memory error of torch's, on a GPU or a CPU, into MachineError with advice. parallel: once there is one."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and CPU_ALLOCATOR not in str(error):
             raise
-        raise MachineError(f"memory ran out: {advice(parallel, training, machine)}") from None
+        raise MachineError(f"memory ran out: {advice(parallel(), training, machine)}") from None
 
 
-def advice(parallel: Parallel, training: Training, machine: Machine) -> str:
+def advice(parallel: Parallel | None, training: Training, machine: Machine) -> str:
     """What lies in memory, and what would make it less, most effective first."""
+    if parallel is None or not hasattr(parallel, "optimizer"):
+        return "the base model does not fit; try model.load_in_4bit: true with adapter: qlora, a fourth of the size, or a smaller model"
     weights, gradients, states = sizes(parallel)
     held = f"weights take {weights / GIB:.2f} GiB, gradients {gradients / GIB:.2f}, the optimizer {states / GIB:.2f}"
     remedies = []
@@ -48,14 +50,11 @@ def advice(parallel: Parallel, training: Training, machine: Machine) -> str:
 
 def sizes(parallel: Parallel) -> tuple[int, int, int]:
     """Bytes of weights, of gradients, and of the optimizer's state once it is full."""
-    model = getattr(parallel, "objective", None)
-    if model is None:
-        return 0, 0, 0
-    parameters = list(model.parameters())
+    parameters = list(parallel.objective.parameters())
     weights = sum(_bytes(p) for p in parameters)
     gradients = sum(_bytes(p) for p in parameters if p.requires_grad)
     states = sum(_bytes(v) for state in inner(parallel.optimizer).state.values() for v in state.values() if isinstance(v, torch.Tensor))
-    return weights, gradients, max(states, 0) or 2 * gradients
+    return weights, gradients, states or 2 * gradients
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -70,7 +70,9 @@ def train_model(
     assert training.batch_size is not None, "resolved when params.yaml was read"
     plan = Plan(len(data.train), training.batch_size, training.num_epochs, training.seed, training.max_steps, lengths)
     schedule = make_schedule(training, adapter, plan.total)
+    parallel: Parallel | None = None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(explained(training, machine, lambda: parallel))
         ready = set_up(
             base,
             vocabulary=data.vocabulary,
@@ -92,7 +94,6 @@ def train_model(
         if parallel.main:
             checkpoint.forget(run, after=start.step if start else 0)
         restarts = Restarts(ready.model, base, adapter.relora_steps, on_cpu=adapter.relora_cpu_offload) if adapter.relora_steps else None
-        stack.enter_context(explained(parallel, training, machine))
         objective = Objective(ready.model, ready.how, parallel.autocast, training.neftune_noise_alpha)
         parallel.prepare(objective, make_optimizer(ready.model.named_parameters(), training, adapter))
         loop = Loop(

@@ -1,0 +1,223 @@
+"""Every way of training, through the real stages: what it leaves, and that it does what its name says."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from axolotl_core.adapters import lora
+from axolotl_core.artifacts.manifest import artifact_digest, read
+from axolotl_core.errors import MachineError, ModelError, ParamsError, TrainError
+from tests.conftest import edit, stage
+
+LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
+IDS = torch.tensor([[1, 40, 50, 60, 70, 80, 90]])
+FOUR_BIT = ("adapter.adapter=qlora", "model.load_in_4bit=true")
+
+
+def whole(project: Path) -> None:
+    """Train all weights, more slowly."""
+    edit(project / "params.yaml", LORA, "  adapter:\n")
+    edit(project / "params.yaml", "learning_rate: 1e-2", "learning_rate: 1e-3")
+
+
+def metrics(project: Path) -> dict:
+    return json.loads((project / "artifacts" / "metrics" / "train.json").read_text())
+
+
+def logits(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder).eval()(IDS).logits
+
+
+@pytest.mark.parametrize("quantised", [FOUR_BIT, ("model.load_in_8bit=true",)], ids=["4bit", "8bit"])
+def test_a_quantised_base_trains_an_adapter_that_is_merged_into_the_whole_base(project: Path, quantised: tuple):
+    stage("evaluate", *quantised)
+    stage("merge", *quantised)
+    found = metrics(project)
+    assert found["eval_loss_after"] < found["eval_loss_before"] - 1
+    report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
+    assert report["after"]["loss"] == pytest.approx(found["eval_loss_after"], rel=1e-3)
+    base = AutoModelForCausalLM.from_pretrained(project / "model")
+    with torch.no_grad():
+        wanted = lora.apply(base, project / "artifacts" / "adapter").eval()(IDS).logits
+    assert torch.allclose(logits(project / "artifacts" / "merged"), wanted, atol=1e-5)
+
+
+def updates(project: Path) -> dict[str, torch.Tensor]:
+    """What training did to each weight of the base."""
+    after, before = (load_file(folder / "model.safetensors") for folder in (project / "artifacts" / "adapter", project / "model"))
+    return {name: after[name].double() - before[name].double() for name in before}
+
+
+@pytest.mark.parametrize("quantised", [(), FOUR_BIT, ("model.load_in_8bit=true",)], ids=["fp32", "4bit", "8bit"])
+def test_relora_leaves_a_whole_model_with_updates_of_higher_rank_and_without_drift(project: Path, quantised: tuple):
+    options = ("adapter.relora_steps=5", "adapter.relora_warmup_steps=1", "adapter.lora_r=3", *quantised)
+    stage("train", *options)
+    assert read(project / "artifacts" / "adapter")["kind"] == "full"
+    assert metrics(project)["eval_loss_after"] < metrics(project)["eval_loss_before"] - 1
+    found = updates(project)
+    touched = {name for name, update in found.items() if update.any()}
+    assert touched == {name for name in found if "_proj" in name}
+    sizes = torch.linalg.svdvals(found["model.layers.0.mlp.up_proj.weight"])  # 4 updates of rank 3 in 32 × 64
+    assert sizes[3] > 1e-3, "one update alone would have rank 3"
+    assert sizes[12] < 1e-6 * sizes[0], "rounding or quantising would have touched every direction"
+
+
+def test_relora_goes_on_from_a_checkpoint_to_the_same_bytes(project: Path, tmp_path_factory: pytest.TempPathFactory):
+    options = ("adapter.relora_steps=20", "training.num_epochs=20", "tracking.save_steps=5")
+    stage("train", *options)
+    wanted = artifact_digest(project / "artifacts" / "adapter")
+    words = [word for option in options for word in ("--set", option)]
+    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train", "--force", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and not any(int(p.name[5:]) >= 45 for p in project.glob(".axolotl/runs/*/step-*")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert any(project.glob(".axolotl/runs/*/step-*/merged.safetensors"))
+    stage("train", *options, force=True)
+    assert artifact_digest(project / "artifacts" / "adapter") == wanted
+
+
+@pytest.mark.parametrize("option", ["peft_use_dora", "peft_use_rslora"])
+def test_variants_of_lora_merge_to_what_was_trained(project: Path, option: str):
+    stage("merge", f"adapter.{option}=true")
+    assert json.loads((project / "artifacts" / "adapter" / lora.CONFIG).read_text())[option.removeprefix("peft_")] is True
+    base = AutoModelForCausalLM.from_pretrained(project / "model")
+    with torch.no_grad():
+        wanted = lora.apply(base, project / "artifacts" / "adapter").eval()(IDS).logits
+    assert torch.allclose(logits(project / "artifacts" / "merged"), wanted, atol=1e-4)
+
+
+def test_training_goes_on_from_an_adapter(project: Path):
+    stage("train")
+    before = metrics(project)["eval_loss_after"]
+    (project / "artifacts" / "adapter").rename(project / "mine")
+    stage("train", "adapter.lora_model_dir=mine")
+    assert metrics(project)["eval_loss_before"] == pytest.approx(before, rel=1e-6)
+    with pytest.raises(ModelError, match="adapter.lora_r is 8, but the adapter in lora_model_dir has 4; remove it, or train a fresh"):
+        stage("train", "adapter.lora_model_dir=mine", "adapter.lora_r=8")
+    with pytest.raises(ParamsError, match=r"adapter.lora_model_dir: .*model is no adapter of peft's, adapter_config.json is missing"):
+        stage("train", "adapter.lora_model_dir=model")
+
+
+def test_another_adapter_to_go_on_from_trains_again(project: Path):
+    stage("train")
+    (project / "artifacts" / "adapter").rename(project / "mine")
+    assert stage("train", "adapter.lora_model_dir=mine") == 1
+    assert stage("train", "adapter.lora_model_dir=mine") == 0
+    config = project / "mine" / lora.CONFIG
+    config.write_text(config.read_text() + "\n")
+    assert stage("train", "adapter.lora_model_dir=mine") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("training.bf16=true",),
+        ("training.fp16=true",),
+        ("training.bf16=full",),
+        ("model.bfloat16=true",),
+        ("training.neftune_noise_alpha=5",),
+        ("adapter.loraplus_lr_ratio=4",),
+        ("training.optimizer=lion_8bit", "training.learning_rate=4e-3"),
+        ("training.group_by_length=true", "packing.sample_packing=false"),
+        ("machine.torch_compile=true", "machine.torch_compile_backend=aot_eager"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_train(project: Path, options: tuple):
+    stage("train", *options)
+    found = metrics(project)
+    assert found["eval_loss_after"] < found["eval_loss_before"] - 1
+
+
+def test_compiled_layers_train_to_the_same_losses(project: Path):
+    found = []
+    for compiled in ("false", "true"):
+        stage(
+            "train", f"machine.torch_compile={compiled}", "machine.torch_compile_backend=aot_eager", "adapter.lora_dropout=0.0", force=True
+        )
+        found.append(metrics(project)["eval_loss_after"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_all_weights_in_sixteen_bits_stay_in_the_bases_format(project: Path):
+    whole(project)
+    stage("train", "training.bf16=full")
+    found = metrics(project)
+    assert found["precision"] == "bf16 full"
+    assert found["eval_loss_after"] < found["eval_loss_before"]
+    assert AutoModelForCausalLM.from_pretrained(project / "artifacts" / "adapter").dtype == torch.float32
+
+
+def test_an_update_that_nothing_reached_is_an_error(project: Path):
+    with pytest.raises(TrainError, match=r"lora_B.default.weight is wholly zero after training, so nothing reached it; look at learning"):
+        stage("train", "training.lr_scheduler=cosine", "training.learning_rate=1e-46")
+    assert not (project / "artifacts" / "adapter").exists()
+
+
+def test_an_artifact_that_says_another_thing_than_the_model_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = lora.save
+
+    def spoiled(model, out, base_model, weights):
+        plain(model, out, base_model, {name: weight * 1.5 for name, weight in weights.items()})
+
+    monkeypatch.setattr(lora, "save", spoiled)
+    with pytest.raises(TrainError, match="the artifact read back gives other logits than the model in memory, by .* nats of a label"):
+        stage("train")
+    assert not (project / "artifacts" / "adapter").exists()
+
+
+def test_an_output_layer_that_is_the_embeddings_is_no_target(project: Path):
+    model = AutoModelForCausalLM.from_pretrained(project / "model")
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(project / "model")
+    with pytest.raises(ModelError, match="'lm_head' shares its weight between embeddings and output layer, so an update of one"):
+        stage("train", "adapter.lora_target_modules=[lm_head]", "adapter.lora_target_linear=false")
+
+
+def test_memory_that_runs_out_is_explained(project: Path):
+    """A vocabulary of 512 needs little: what is asked for is a batch that no memory of 3 GiB holds."""
+    stage("pack", "packing.sequence_len=128")
+    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train"]
+    words = [
+        word
+        for o in ("machine.eager_attention=true", "packing.sequence_len=128", "packing.pad_to_sequence_len=true")
+        for word in ("--set", o)
+    ]
+    limit = 3 * 2**30
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    edit(project / "params.yaml", "batch_size: 2", "batch_size: 512")
+    text = (project / "data" / "sums.jsonl").read_text()
+    (project / "data" / "sums.jsonl").write_text(text * 200)
+    done = subprocess.run(
+        [*command, *words, "--set", "machine.micro_batch_size=512"],
+        preexec_fn=limited,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "axolotl: memory ran out: weights take 0.00 GiB" in done.stderr
+    assert "machine.micro_batch_size: 256 halves what activations take; machine.gradient_checkpointing: true leaves" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_gptq_wants_its_package_and_a_base_that_has_it(project: Path):
+    with pytest.raises(MachineError, match=r"model: a gptq base wants the package gptqmodel; pip install 'axolotl\[gptq\]'"):
+        stage("train", "model.gptq=true")
