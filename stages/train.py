@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 
+from axolotl_core import quiet  # noqa: F401
 from axolotl_core.artifacts import manifest
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.tokens.tokenizer import read_tokenizer

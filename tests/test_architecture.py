@@ -11,7 +11,7 @@ from stages.graph import dvc_yaml
 from tests.conftest import REPOSITORY
 
 FLOORS = [
-    {"errors", "lookup", "world"},
+    {"errors", "lookup", "quiet", "world"},
     {"params", "artifacts"},
     {"sources", "packing", "prompts"},
     {"formats"},

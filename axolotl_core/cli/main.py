@@ -1,16 +1,14 @@
 """`axolotl`: the one place that knows click. Commands are imported when they are called, so that --help is quick."""
 
 import importlib
-import logging
 
 import click
 
-from axolotl_core import world
+from axolotl_core import (
+    quiet,  # noqa: F401
+    world,
+)
 from axolotl_core.errors import AxolotlError, MachineError
-
-for noisy in ("bitsandbytes", "DeepSpeed", "torch.distributed"):  # before they are imported, which they are by peft and accelerate
-    logging.getLogger(noisy).setLevel(logging.ERROR)
-    logging.getLogger(noisy).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 COMMANDS = {
     "cache": "Show the row cache in .axolotl/rows, or trim it.",

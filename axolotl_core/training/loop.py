@@ -132,7 +132,6 @@ class Loop:
                     self._save("best", step, with_optimizer=False)
             if saves or (stop and step < self.plan.total):
                 self._save(f"step-{step}", step)
-                checkpoint.rotate(self.run, self.tracking.save_total_limit)
                 tracker.pause()
             if stop and step < self.plan.total:
                 raise Interrupted(
@@ -171,11 +170,13 @@ class Loop:
             merged = self.restarts.merged if self.restarts else None
             saved = Checkpoint(step, weights, states, self.log, self.identity, merged, scaler)
             checkpoint.save(self.run, name, saved)
+            checkpoint.rotate(self.run, self.tracking.save_total_limit)
         self.parallel.wait()
 
     def _restore(self, start: Checkpoint) -> None:
         if self.restarts and start.merged:
             self.restarts.restore(self.run, start.merged, self.parallel)
+        self.parallel.prime(self.rows.batch([0]).place(self.parallel.device))
         whole.load_weights(self.parallel, start.weights)
         whole.load_optimizer_states(self.parallel, start.optimizer)
         if self.parallel.scaler and start.scaler:

@@ -8,7 +8,7 @@ The sum, not the mean: means of micro-batches with unequal masks must not be ave
 B rows, T tokens, N trained tokens, H features, V vocabulary
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -37,9 +37,9 @@ def loss_sum(model: Any, inputs: Inputs, how: How) -> Tensor:
     states, labels_N = at_trained(model, inputs, how), inputs.labels_N
     if not how.split:
         return functional.cross_entropy(states.float(), labels_N, reduction="sum")
-    head = bare(model).get_output_embeddings()
+    head = head_of(model)
     if is_plain(head):
-        total: Tensor = LinearCrossEntropy.apply(states, head.weight, head.bias, labels_N)
+        total: Tensor = inside(head, lambda: LinearCrossEntropy.apply(states, head.weight, head.bias, labels_N), states)
         return total
 
     def of_chunk(states_CH: Tensor, labels_C: Tensor) -> Tensor:
@@ -49,9 +49,28 @@ def loss_sum(model: Any, inputs: Inputs, how: How) -> Tensor:
     return torch.stack(parts).sum() if parts else head(states).sum().float()
 
 
+def head_of(model: Any) -> Any:
+    """The output layer that is in use: peft trains a copy of one in lora_modules_to_save."""
+    head = bare(model).get_output_embeddings()
+    copies = getattr(head, "modules_to_save", {})
+    return copies[head.active_adapter] if copies and not head.disable_adapters else head
+
+
 def is_plain(head: Any) -> bool:
-    """A linear layer whose weight is all here: no adapter, not quantised, not cut over processes by ZeRO 3."""
-    return type(head) is torch.nn.Linear and not hasattr(head.weight, "ds_id")
+    """A linear layer without an adapter beside it, not quantised."""
+    return type(head) is torch.nn.Linear
+
+
+def inside(module: torch.nn.Module, function: Callable[[], Any], states: Tensor) -> Any:
+    """Call `function` as the forward pass of `module`, where ZeRO 3 has gathered its weights.
+
+    One call of the module whatever `function` does with it, for processes must call a module equally often.
+    """
+    module.forward = lambda _: function()  # type: ignore[method-assign]
+    try:
+        return module(states)
+    finally:
+        del module.forward
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -108,11 +127,16 @@ def _numbered(states_NH: Tensor, labels_N: Tensor, vocabulary: int) -> Iterator[
 def losses(model: Any, inputs: Inputs, how: How) -> tuple[Tensor, Tensor]:
     """Per trained token: loss (N) in nats, whether the likeliest token is the label (N)."""
     states = at_trained(model, inputs, how)
-    head = bare(model).get_output_embeddings() if how.split else torch.nn.Identity()
-    width = getattr(head, "out_features", states.shape[-1])
-    found = [(states.new_zeros(0, dtype=torch.float32), states.new_zeros(0, dtype=torch.bool))]
-    for states_CH, labels_C in _chunks(states, inputs.labels_N, width):
-        logits_CV = head(states_CH).float()
-        found.append((functional.cross_entropy(logits_CV, labels_C, reduction="none"), logits_CV.argmax(-1) == labels_C))
-    loss_N, right_N = (torch.cat(column) for column in zip(*found, strict=True))
-    return loss_N, right_N
+    head = head_of(model) if how.split else torch.nn.Identity()
+    plain = head.forward
+
+    def of_all() -> tuple[Tensor, Tensor]:
+        found = [(states.new_zeros(0, dtype=torch.float32), states.new_zeros(0, dtype=torch.bool))]
+        for states_CH, labels_C in _chunks(states, inputs.labels_N, getattr(head, "out_features", states.shape[-1])):
+            logits_CV = plain(states_CH).float()
+            found.append((functional.cross_entropy(logits_CV, labels_C, reduction="none"), logits_CV.argmax(-1) == labels_C))
+        loss_N, right_N = (torch.cat(column) for column in zip(*found, strict=True))
+        return loss_N, right_N
+
+    both: tuple[Tensor, Tensor] = inside(head, of_all, states)
+    return both

@@ -34,6 +34,7 @@ from axolotl_core import world
 from axolotl_core.errors import MachineError
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.sharding import Fsdp, deepspeed_of, fsdp_of
+from axolotl_core.training.batches import Inputs
 from axolotl_core.training.precision import Precision
 
 KINDS = {DistributedType.FSDP: "fsdp", DistributedType.DEEPSPEED: "deepspeed"}
@@ -139,6 +140,16 @@ class Parallel:
         self.optimizer.zero_grad()
         whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
         return torch.as_tensor(0.0 if whole is None else whole, dtype=torch.float32, device=self.device)
+
+    def prime(self, inputs: Inputs) -> None:
+        """Make room for an optimizer state that is to be loaded: DeepSpeed has none before its first step, so it gets one
+        that changes nothing. inputs: any batch."""
+        if self.kind == "deepspeed":
+            for group in self.optimizer.param_groups:
+                group["lr"] = 0.0
+            with self.pass_of(last=True):
+                self.backward(self.objective(inputs.untrained()))
+            self.step()
 
     def sum(self, values: Tensor) -> Tensor:
         """Over all processes, in place."""

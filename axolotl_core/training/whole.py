@@ -6,6 +6,7 @@ So a checkpoint says nothing of how many processes wrote it, and any number of t
     optimizer   {"…q_proj.lora_A.default.weight": {"exp_avg": tensor, "exp_avg_sq": tensor, "step": tensor}}
 """
 
+import contextlib
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ def weights(parallel: Parallel) -> dict[str, Tensor]:
 
 def load_weights(parallel: Parallel, saved: dict[str, Tensor]) -> None:
     """`saved` on every process."""
+    if parallel.kind == "deepspeed":
+        parallel.objective.empty_partition_cache()  # ZeRO 3 may be fetching weights ahead
     for name, parameter in parallel.parameters():
         _put_weight(parallel, parameter, saved[name])
 
@@ -72,7 +75,8 @@ def _whole(value: Any) -> Any:
 
 
 def _cut_like(parameter: nn.Parameter, state: dict[str, Any]) -> dict[str, Any]:
-    """State tensors of the parameter's shape are cut as the parameter is."""
+    """State tensors of the parameter's shape are cut as the parameter is; each parameter has its own step counter."""
+    state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
     if not isinstance(parameter, DTensor):
         return state
     cut = {}
@@ -108,13 +112,22 @@ def _put_weight(parallel: Parallel, parameter: nn.Parameter, saved: Tensor) -> N
         if parallel.kind == "deepspeed":
             from deepspeed.utils import safe_set_full_fp32_param
 
-            safe_set_full_fp32_param(parameter, saved.to(parallel.device, torch.float32))
-            if not hasattr(parameter, "ds_id"):
+            safe_set_full_fp32_param(parameter, saved.to(parallel.device, torch.float32))  # the master weights
+            with _gathered(parameter):
                 parameter.copy_(saved)
         elif isinstance(parameter, DTensor):
             parameter.copy_(distribute_tensor(saved.to(parameter.device), parameter.device_mesh, parameter.placements))
         else:
             parameter.copy_(saved)
+
+
+def _gathered(parameter: nn.Parameter) -> Any:
+    """The parameter is whole in this block and cut again after it, as rank 0 has changed it: ZeRO 3 only."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
 
 
 def _deepspeed_state(parallel: Parallel, parameter: nn.Parameter) -> dict[str, Any]:
