@@ -250,8 +250,8 @@ def lineage(project: Project, read: Mapping[str, str]) -> dict[str, Any]:
 
 
 def restricted(params: Params, step: Step) -> SimpleNamespace:
-    """The declared sections by name (`dataset` for an `each` stage), and machine and tracking: how, never what."""
-    view = {name: getattr(params, name) for name in (*step.stage.sections, "machine", "tracking")}
+    """The declared sections by name (`dataset` for an `each` stage), and those that say how and what is shown, never what."""
+    view = {name: getattr(params, name) for name in (*step.stage.sections, "machine", "tracking", "evaluation")}
     if step.dataset:
         view["dataset"] = view.pop("datasets")[step.dataset]
     return SimpleNamespace(**view)

@@ -27,11 +27,13 @@ def run(job: Job) -> Result:
     counts = {name: facts["train"][name] for name in ("tokens", "trained_tokens")}
     run = job.project.scratch / "runs" / job.key
     trained = train_model(
-        Data(rows, held_out, facts["datasets"], packed, vocabulary=tokenizer.size, **counts),
+        Data(rows, held_out, facts["datasets"], packed, tokenizer=tokenizer, **counts),
         weights_folder(job.input("base"), job.project.root, job.project.stats),
         run,
         job.out,
-        Asked(**{section: getattr(job.params, section) for section in ("model", "adapter", "training", "machine", "tracking")}),
+        Asked(
+            **{section: getattr(job.params, section) for section in ("model", "adapter", "training", "machine", "tracking", "evaluation")}
+        ),
         identity=job.identity,
         root=job.project.root,
         branch=job.branch,

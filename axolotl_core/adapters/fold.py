@@ -26,8 +26,9 @@ class Fold:
     def __init__(self, adapter: Path, base: Path) -> None:
         """Raises ModelError when adapter and base do not belong together."""
         self.base, self.updates = Weights(base), Weights(adapter)
+        config = AutoConfig.from_pretrained(base)
         with torch.device("meta"):
-            bare = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+            bare = AutoModelForCausalLM.from_config(config)
         self.layers = lora.layers(lora.on_meta(bare, adapter))
         self.by_name = {f"{module}.weight": module for module in self.layers}
         learned = {PREFIX + module + "." + lora.file_name(name) for module, layer in self.layers.items() for name, _ in _update(layer)}
@@ -35,6 +36,9 @@ class Fold:
         if missing:
             raise ModelError(f"{adapter}: the adapter does not fit the base model: it has no {missing[0]}")
         self.replaced = {name.removeprefix(PREFIX): name for name in self.updates.files if name not in learned}
+        if config.tie_word_embeddings:  # the output layer has no weight of its own in the base's files
+            output = {f"{name}.weight" for name, module in bare.named_modules() if module is bare.get_output_embeddings()}
+            self.replaced = {name: of for name, of in self.replaced.items() if name in self.base.files or name not in output}
         foreign = sorted(name for name in self.replaced if "lora_" in name)
         if foreign:
             raise ModelError(f"{adapter}: the adapter does not fit the base model, which has no layer for {foreign[0]}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 
 from axolotl_core.errors import ModelError
 from axolotl_core.params.adapter import Adapter
@@ -35,7 +36,7 @@ def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None) -> Pe
 def _fresh(model: Any, adapter: Adapter) -> PeftModel:
     targets: Any = list(adapter.lora_target_modules)
     if adapter.lora_target_linear:
-        targets = "all-linear" if not targets else sorted({*targets, *linear(model)})
+        targets = sorted({*targets, *linear(model)})  # peft's own "all-linear" knows no layers of GPTQ
     _check_names(model, adapter)
     config = LoraConfig(
         r=adapter.lora_r,
@@ -110,8 +111,13 @@ def save(model: PeftModel, out: Path, base_model: str, weights: dict[str, Any]) 
 
     weights: of the parameters that are trained, by the model's names, whole.
     """
-    model.save_pretrained(out, save_embedding_layers=False, state_dict=weights)
-    (out / "README.md").unlink(missing_ok=True)
+    model.peft_config["default"].save_pretrained(str(out))
+    files = {file_name(name): weight.contiguous() for name, weight in weights.items()}
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad and name not in weights:  # peft wants a tied weight under both of its names
+            files[file_name(name)] = weights[first[id(parameter)]].clone()
+    save_file(files, out / WEIGHTS, metadata={"format": "pt"})
     config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_model
     config["inference_mode"] = True

@@ -11,8 +11,8 @@ from axolotl_core.cli.templates import DEFAULT, shipped, starter_data, template
 from axolotl_core.errors import MachineError, ParamsError
 from stages.graph import ARTIFACTS, DATA, dvc_yaml
 
-IGNORED_BY_GIT = f"/{ARTIFACTS}\n/.axolotl/\n"
-IGNORED_BY_DVC = "__pycache__/\n.axolotl/\n"
+IGNORED_BY_GIT = f"/{ARTIFACTS}\n/.axolotl/\n/wandb\n/tensorboard\n"
+IGNORED_BY_DVC = "__pycache__/\n.axolotl/\nwandb/\ntensorboard/\n"
 DVC_SETTINGS = (("core.analytics", "false"), ("core.check_update", "false"), ("cache.type", "reflink,copy"))
 
 

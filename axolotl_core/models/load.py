@@ -79,7 +79,7 @@ def load_model(
     if packed and packs.how is None:
         raise ModelError(f"{packs.reason}; set packing.sample_packing: false")
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
-    smaller = settings_of(quantise, config, compute=dtype or torch.float32) if quantise else {}
+    smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:
         settings |= {"device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(weights, **settings, **smaller)

@@ -23,19 +23,17 @@ def quantised(model: Model) -> Quantised | None:
     return "4bit" if model.load_in_4bit else "8bit" if model.load_in_8bit else None
 
 
-def settings_of(model: Model, config: Any, compute: torch.dtype) -> dict[str, Any]:
-    """Arguments of from_pretrained; empty where nothing is quantised. compute: format of the products.
+def settings_of(model: Model | None, config: Any, compute: torch.dtype) -> dict[str, Any]:
+    """Arguments of from_pretrained; empty where nothing is quantised. model None: as it is stored. compute: format of the products.
 
     Raises MachineError when the package is missing, ModelError when the checkpoint and `gptq` do not agree.
     """
-    kind = quantised(model)
-    stored = getattr(config, "quantization_config", None)
+    kind = quantised(model) if model else None
+    name, stored = model.base_model if model else config.name_or_path, getattr(config, "quantization_config", None)
     if stored is not None and kind != "gptq":
         method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
-        raise ModelError(
-            f"{model.base_model}: its weights are quantised ({method}); set model.gptq: true for GPTQ, or take the whole model"
-        )
-    if kind is None:
+        raise ModelError(f"{name}: its weights are quantised ({method}); set gptq: true for GPTQ, or take the whole model")
+    if model is None or kind is None:
         return {}
     for package in PACKAGES[kind]:
         if importlib.util.find_spec(package) is None:

@@ -10,3 +10,7 @@ logging.set_verbosity_error()
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 # DeepSpeed calls torch.distributed by its old names
 warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+# a GPTQ base says how it is quantised, we say with which kernels
+warnings.filterwarnings("ignore", message="You passed `quantization_config`", category=UserWarning)
+# accelerate's and torch's words about FSDP 1, which was asked for
+warnings.filterwarnings("ignore", message="sharding_strategy is deprecated|FSDP.state_dict_type", category=FutureWarning)

@@ -45,7 +45,7 @@ class Machine(Section):
     fsdp_config: dict[str, Any] = {}
     """`fsdp_version` (2, or 1 on request), `fsdp_transformer_layer_cls_to_wrap` (unset: the model's own), `fsdp_offload_params`."""
     deepspeed: str | None = None
-    """A DeepSpeed JSON file with the ZeRO stage: pipelines/deepspeed/zero1.json, zero2.json, zero3.json."""
+    """A DeepSpeed JSON file with the ZeRO stage, or `zero1`, `zero2`, `zero3`: the ones that come with axolotl."""
     ddp: bool | None = None
     """Data parallel in several processes; it is what happens unless fsdp or deepspeed is set."""
     ddp_timeout: Annotated[int, Field(ge=1)] | None = None

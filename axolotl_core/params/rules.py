@@ -77,7 +77,9 @@ def methods(params: Params) -> Iterator[tuple[Where, str]]:
     if training.group_by_length and params.packing.sample_packing:
         yield ("training", "group_by_length"), "group_by_length is for samples that are not packed; packed rows are all full, remove it"
     try:
-        fsdp_of(machine)
+        fsdp = fsdp_of(machine)
+        if fsdp and fsdp.version == 1 and adapter.adapter is not None:
+            yield ("machine", "fsdp_config"), "FSDP 1 is for training all weights; remove fsdp_config.version, FSDP 2 takes adapters too"
     except ParamsError as error:
         yield ("machine", "fsdp_config" if "fsdp_config" in str(error) else "fsdp"), str(error).partition(": ")[2]
 

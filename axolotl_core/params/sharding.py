@@ -7,12 +7,15 @@ batch size and number format are those of params.yaml.
 
 import json
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.machine import Machine
 
+SHIPPED = ("zero1", "zero2", "zero3")
+"""DeepSpeed files in pipelines/deepspeed/, by name."""
 FLAGS = ("full_shard", "shard_grad_op", "auto_wrap", "offload")
 IMPLIED = (
     "auto_wrap_policy",
@@ -81,11 +84,12 @@ def deepspeed_of(machine: Machine, root: Path) -> tuple[dict[str, Any], list[str
     """
     if machine.deepspeed is None:
         return None
-    file = root / machine.deepspeed
+    shipped = resources.files("pipelines").joinpath(f"deepspeed/{machine.deepspeed}.json")
+    file = Path(str(shipped)) if machine.deepspeed in SHIPPED else root / machine.deepspeed
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
-        raise ParamsError(f"machine.deepspeed: there is no file {file}") from None
+        raise ParamsError(f"machine.deepspeed: there is no file {file}; {', '.join(SHIPPED)} come with axolotl") from None
     except ValueError as error:
         raise ParamsError(f"machine.deepspeed: {file} is not JSON: {error}") from None
     if not isinstance(settings, dict) or not isinstance(settings.get("zero_optimization", {}).get("stage"), int):

@@ -23,17 +23,19 @@ class Tracking(Section):
     """Go on from the newest whole checkpoint of the same train key."""
     resume_from_checkpoint: str | None = None
     """Go on from this checkpoint of the same run, `.axolotl/runs/…/step-100`; that of another run is refused."""
-    wandb_mode: Annotated[Literal["online", "offline", "disabled"] | None, Built("disabled")] = None
-    """Weights & Biases."""
-    wandb_project: Annotated[str | None, Built("")] = None
+    wandb_mode: Literal["online", "offline", "disabled"] | None = None
+    """Weights & Biases; unset: online if wandb_project is set. Offline runs lie in wandb/, for `wandb sync`."""
+    wandb_project: str | None = None
     """Its project."""
-    wandb_entity: Annotated[str | None, Built("")] = None
+    wandb_entity: str | None = None
     """Its team or user."""
-    wandb_watch: Annotated[str | None, Built("")] = None
-    """What it watches."""
-    wandb_run_id: Annotated[str | None, Built("")] = None
-    """Its run."""
-    wandb_log_model: Annotated[str | None, Built("")] = None
-    """Which models it stores."""
+    wandb_watch: Literal["gradients", "parameters", "all"] | None = None
+    """Histograms of these, each step."""
+    wandb_run_id: str | None = None
+    """Its run; unset: the train key, so that a resumed training goes on in the same run."""
+    wandb_log_model: Literal["checkpoint", "end"] | None = None
+    """Upload each checkpoint and the result, or the result alone."""
+    tensorboard: bool = False
+    """TensorBoard's event files in tensorboard/."""
     debug: Annotated[bool, Built()] = False
     """Print rows token by token."""

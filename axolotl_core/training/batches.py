@@ -13,6 +13,7 @@ from axolotl_core.packing.index import read_rows
 from axolotl_core.packing.lay import UNTRAINED, Laid, lay
 from axolotl_core.packing.plan import Rows
 from axolotl_core.tokens.samples import Samples
+from axolotl_core.tokens.tokenizer import Tokenizer
 
 ROUND_TO = 64
 """Rows that are not padded to sequence_len are padded to a multiple of this."""
@@ -131,7 +132,7 @@ def open_rows(packed: Path, part: str, tokens: Path, facts: dict, pad_id: int) -
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on and rows held out; names: data sets; tokens: of all training rows; vocabulary: the tokenizer's."""
+    """Rows to train on and rows held out; names: data sets; tokens: of all training rows."""
 
     train: RowSource
     held_out: RowSource
@@ -139,4 +140,4 @@ class Data:
     packed: bool
     tokens: int
     trained_tokens: int
-    vocabulary: int
+    tokenizer: Tokenizer

@@ -45,7 +45,7 @@ class Outcome:
 class Loop:
     """One run: `parallel` holds the wrapped model and optimizer; run: the folder of its checkpoints, which is locked.
 
-    prune: share of the optimizer's state that goes with each of the restarts.
+    prune: share of the optimizer's state that goes with each of the restarts; predict: rows of the table of predictions.
     """
 
     def __init__(
@@ -64,10 +64,12 @@ class Loop:
         restarts: Restarts | None = None,
         prune: float = 1.0,
         listeners: Sequence[Listener] = (),
+        predict: Callable[[], list[dict[str, Any]]] | None = None,
     ) -> None:
         self.parallel, self.rows, self.plan, self.schedule, self.run = parallel, rows, plan, schedule, run
         self.identity, self.training, self.machine, self.tracking = identity, training, machine, tracking
-        self.measure, self.restarts, self.prune, self.listeners = measure, restarts, prune, listeners
+        self.measure, self.restarts, self.prune = measure, restarts, prune
+        self.listeners, self.predict = listeners, predict
 
     def train(self, start: Checkpoint | None, told: Sequence[str] = ()) -> Outcome:
         """From a checkpoint or from the beginning. Raises TrainError for a loss that is not finite, Interrupted for a signal."""
@@ -128,6 +130,7 @@ class Loop:
             if evaluates:
                 assert self.measure is not None
                 tracker.evaluated(step, self.measure())
+                self._predict(step)
                 if keeps_best(self.training) and best_step(self.log, self.training) == step:
                     self._save("best", step, with_optimizer=False)
             if saves or (stop and step < self.plan.total):
@@ -141,6 +144,11 @@ class Loop:
                 tracker.say(f"no better evaluation in {self.training.early_stopping_patience}: stopped at step {step}")
                 break
         return step
+
+    def _predict(self, step: int) -> None:
+        rows = self.predict() if self.predict and self.listeners else []
+        for listener in self.listeners if rows else ():
+            listener.table(step, rows)
 
     def evaluates(self, step: int) -> bool:
         """Whether held-out rows are measured after step `step` (from 1); always after the last."""
@@ -171,6 +179,8 @@ class Loop:
             saved = Checkpoint(step, weights, states, self.log, self.identity, merged, scaler)
             checkpoint.save(self.run, name, saved)
             checkpoint.rotate(self.run, self.tracking.save_total_limit)
+            for listener in self.listeners if with_optimizer else ():
+                listener.saved(step, self.run / name)
         self.parallel.wait()
 
     def _restore(self, start: Checkpoint) -> None:

@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from axolotl_core.models.packing import How, bare, forward, hidden
 from axolotl_core.training.batches import Inputs
 
-CHUNK_BYTES = 2**28
-"""Logits in fp32 that are held at once."""
+CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29, "mps": 2**28}
+"""Logits in fp32 that are held at once. A GPU wants products of a thousand rows and more: 2**29 are 1,046 of 128,256 words."""
 
 
 def at_trained(model: Any, inputs: Inputs, how: How) -> Tensor:
@@ -118,7 +118,7 @@ def _chunks(states_NH: Tensor, labels_N: Tensor, vocabulary: int) -> Iterator[tu
 
 
 def _numbered(states_NH: Tensor, labels_N: Tensor, vocabulary: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    size = max(1, CHUNK_BYTES // (4 * vocabulary))
+    size = max(1, CHUNK_BYTES.get(states_NH.device.type, 2**28) // (4 * vocabulary))
     for first in range(0, len(labels_N), size):
         yield first, states_NH[first : first + size], labels_N[first : first + size]
 

@@ -72,6 +72,8 @@ class Parallel:
                 f"machine.{wanted} was asked for, but accelerate runs {self.accelerator.distributed_type.value} on {device.type}; "
                 f"{wanted} wants several GPUs, remove it"
             )
+        self.flat = self.kind == "fsdp" and fsdp is not None and fsdp.version == 1
+        """FSDP 1: a parameter is a piece of a flat one here, and only FSDP itself can tell the whole."""
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         scaled = precision.scaled and self.kind != "deepspeed"
         self.scaler = torch.amp.GradScaler(device.type) if scaled else None
@@ -100,7 +102,12 @@ class Parallel:
         """What is trained, under the model's own names, wherever it lies now; tied weights once."""
         for name, parameter in self.objective.named_parameters():
             if parameter.requires_grad:
-                yield name.removeprefix("module.").replace("_fsdp_wrapped_module.", "").removeprefix("model."), parameter
+                yield self.plain(name), parameter
+
+    @staticmethod
+    def plain(name: str) -> str:
+        """The model's own name of a parameter, without those of what it is wrapped in."""
+        return name.replace("_fsdp_wrapped_module.", "").removeprefix("module.").removeprefix("model.")
 
     @contextmanager
     def pass_of(self, last: bool) -> Iterator[None]:

@@ -1,20 +1,25 @@
 """A training from inputs to artifact: model, processes, schedule, the loop, what is written."""
 
 import contextlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from axolotl_core.adapters.relora import Restarts
 from axolotl_core.evaluation.measure import measure
+from axolotl_core.evaluation.predictions import predictions
+from axolotl_core.evaluation.replies import prompts
+from axolotl_core.models.packing import How
 from axolotl_core.params.adapter import Adapter
+from axolotl_core.params.evaluation import Evaluation
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
 from axolotl_core.training import artifact, checkpoint, resume
 from axolotl_core.training.batches import Data, Inputs, RowSource
+from axolotl_core.training.listen import listeners_of
 from axolotl_core.training.loop import Loop
 from axolotl_core.training.memory import explained
 from axolotl_core.training.objective import Objective
@@ -24,7 +29,6 @@ from axolotl_core.training.plan import Plan, shares
 from axolotl_core.training.schedule import make_schedule
 from axolotl_core.training.setup import set_up
 from axolotl_core.training.summary import arithmetic, metrics
-from axolotl_core.training.track import Listener
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Asked:
     training: Training
     machine: Machine
     tracking: Tracking
+    evaluation: Evaluation
+    """For the table of predictions alone."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,12 @@ def train_model(
     identity: dict[str, Any],
     root: Path,
     branch: Path | None = None,
-    listen: Callable[[int], Sequence[Listener]] = lambda _: (),
 ) -> Trained:
     """Train and write the artifact to `out`. Called by every process; only rank 0 writes.
 
     base: a folder with the base's weights; run: the folder of the run's checkpoints; identity: what the run is of;
-    root: what paths in params.yaml are relative to; branch: a checkpoint of another run to go on from; listen: makes the
-    listeners to the log. Raises TrainError, ModelError, MachineError, Interrupted.
+    root: what paths in params.yaml are relative to; branch: a checkpoint of another run to go on from.
+    Raises TrainError, ModelError, MachineError, Interrupted.
     """
     adapter, training, machine = asked.adapter, asked.training, asked.machine
     lengths = data.train.lengths() if training.group_by_length else ()
@@ -75,7 +80,7 @@ def train_model(
         stack.enter_context(explained(training, machine, lambda: parallel))
         ready = set_up(
             base,
-            vocabulary=data.vocabulary,
+            vocabulary=data.tokenizer.size,
             packed=data.packed,
             model=asked.model,
             adapter=adapter,
@@ -96,6 +101,9 @@ def train_model(
         restarts = Restarts(ready.model, base, adapter.relora_steps, on_cpu=adapter.relora_cpu_offload) if adapter.relora_steps else None
         objective = Objective(ready.model, ready.how, parallel.autocast, training.neftune_noise_alpha)
         parallel.prepare(objective, make_optimizer(ready.model.named_parameters(), training, adapter))
+        listeners = listeners_of(asked.tracking, identity, root, ready.model) if parallel.main else ()
+        for listener in listeners:
+            stack.callback(listener.close)
         loop = Loop(
             parallel,
             data.train,
@@ -109,12 +117,15 @@ def train_model(
             measure=(lambda: held_out_numbers(parallel, data, machine.micro_batch_size)) if _has_targets(data.held_out) else None,
             restarts=restarts,
             prune=adapter.relora_prune_ratio,
-            listeners=listen(start.step if start else 0) if parallel.main else (),
+            listeners=listeners,
+            predict=partial(_predict, ready.model, ready.how, data, asked.evaluation) if parallel.kind in ("alone", "ddp") else None,
         )
         outcome = loop.train(start, told)
         probe = next(row for row in range(len(data.train)) if data.train.targets([row]))
         inputs = data.train.batch([probe]).place(parallel.device)
         kind = artifact.write(parallel, ready.model, base, out, asked.model.base_model, restarts, inputs)
+        for listener in listeners:
+            listener.ended(out)
         found = metrics(outcome.log, outcome.step) | {
             "rows": plan.rows,
             "batch_size": plan.batch_size,
@@ -129,6 +140,11 @@ def train_model(
 
 def _has_targets(rows: RowSource) -> bool:
     return any(rows.targets([row]) for row in range(len(rows)))
+
+
+def _predict(model: Any, how: How, data: Data, evaluation: Evaluation) -> list[dict[str, Any]]:
+    asked = prompts(data.held_out, evaluation.eval_table_size)
+    return predictions(model, how, asked, data.tokenizer, evaluation.eval_table_max_new_tokens)
 
 
 def held_out_numbers(parallel: Parallel, data: Data, batch_size: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import torch
 from axolotl_core.adapters import lora
 from axolotl_core.models.load import Loaded, device_of, load_model
 from axolotl_core.models.packing import How, bare, self_test
-from axolotl_core.models.quantize import quantised
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
@@ -64,7 +63,7 @@ def set_up(
         vocabulary=vocabulary,
         packed=packed,
         dtype=dtype,
-        quantise=model if quantised(model) else None,
+        quantise=model,
         on=torch.device("cpu") if machine.fsdp or machine.deepspeed else None,  # whole it may not fit one GPU
     )
     if packed:

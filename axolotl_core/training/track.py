@@ -25,6 +25,12 @@ class Listener(Protocol):
 
     def log(self, row: dict[str, Any]) -> None: ...
 
+    def table(self, step: int, rows: Sequence[dict[str, Any]]) -> None: ...
+
+    def saved(self, step: int, folder: Path) -> None: ...
+
+    def ended(self, out: Path) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -90,8 +96,6 @@ class Tracker:
 
     def close(self) -> None:
         self.bar.close()
-        for listener in self.listeners:
-            listener.close()
 
     def _add(self, row: dict[str, Any]) -> None:
         self.log.append(row)

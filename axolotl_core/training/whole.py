@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullOptimStateDictConfig, FullStateDictConfig, FullyShardedDataParallel, StateDictType
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -20,12 +21,20 @@ States = dict[str, dict[str, Any]]
 
 
 def weights(parallel: Parallel) -> dict[str, Tensor]:
-    """What is trained; on other ranks than 0 the values are not to be used. Every process must call this."""
+    """What is trained. Every process must call this."""
+    if parallel.flat:
+        with FullyShardedDataParallel.summon_full_params(parallel.objective, writeback=False):
+            return {name: parameter.detach().cpu().clone() for name, parameter in parallel.parameters()}
     return {name: _whole_weight(parallel, parameter).cpu() for name, parameter in parallel.parameters()}
 
 
 def load_weights(parallel: Parallel, saved: dict[str, Tensor]) -> None:
     """`saved` on every process."""
+    if parallel.flat:
+        with FullyShardedDataParallel.summon_full_params(parallel.objective), torch.no_grad():
+            for name, parameter in parallel.parameters():
+                parameter.copy_(saved[name])
+        return
     if parallel.kind == "deepspeed":
         parallel.objective.empty_partition_cache()  # ZeRO 3 may be fetching weights ahead
     for name, parameter in parallel.parameters():
@@ -37,6 +46,10 @@ def optimizer_states(parallel: Parallel) -> States:
     if parallel.kind == "deepspeed":
         return {name: _deepspeed_state(parallel, parameter) for name, parameter in parallel.parameters()}
     optimizer = inner(parallel.optimizer)
+    if parallel.flat:
+        with _whole_states(parallel):
+            states = FullyShardedDataParallel.optim_state_dict(parallel.objective, optimizer)["state"]
+        return {parallel.plain(name): {key: _whole(value) for key, value in state.items()} for name, state in states.items()}
     found: States = {}
     for name, parameter in parallel.parameters():
         state = optimizer.state.get(parameter, {})
@@ -51,6 +64,12 @@ def load_optimizer_states(parallel: Parallel, saved: States) -> None:
             _put_deepspeed_state(parallel, parameter, saved[name])
         return
     optimizer = inner(parallel.optimizer)
+    if parallel.flat:
+        with _whole_states(parallel):
+            document = FullyShardedDataParallel.optim_state_dict(parallel.objective, optimizer)
+            document["state"] = {name: saved[parallel.plain(name)] for name in document["state"] or _trained(parallel)}
+            optimizer.load_state_dict(FullyShardedDataParallel.optim_state_dict_to_load(parallel.objective, optimizer, document))
+        return
     states: dict[nn.Parameter, dict[str, Any]] = {p: _cut_like(p, saved[name]) for name, p in parallel.parameters()}
     numbered = [p for group in optimizer.param_groups for p in group["params"]]
     document = {
@@ -59,6 +78,21 @@ def load_optimizer_states(parallel: Parallel, saved: States) -> None:
     }
     optimizer.load_state_dict(document)
     _page(optimizer)
+
+
+def _trained(parallel: Parallel) -> list[str]:
+    """FSDP's names of what is trained."""
+    return [name.replace("_fsdp_wrapped_module.", "") for name, p in parallel.objective.named_parameters() if p.requires_grad]
+
+
+def _whole_states(parallel: Parallel) -> Any:
+    """In this block FSDP 1 gives and takes whole states, on every process."""
+    return FullyShardedDataParallel.state_dict_type(
+        parallel.objective,
+        StateDictType.FULL_STATE_DICT,
+        FullStateDictConfig(rank0_only=False),
+        FullOptimStateDictConfig(rank0_only=False),
+    )
 
 
 def inner(optimizer: Any) -> Any:

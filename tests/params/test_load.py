@@ -212,3 +212,60 @@ def test_defaults_do_not_enter_the_identity(tmp_path: Path):
     plain = load(write(tmp_path, BASE)).packing.identity()
     spelled = load(write(tmp_path, BASE + "packing:\n  sequence_len: 2048\n")).packing.identity()
     assert plain == spelled == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("model:\n  base_model: x\n  load_in_8bit: true\n", "load_in_8bit is for training an adapter; set adapter: lora, or remove it"),
+        ("adapter:\n  adapter: qlora\n", "adapter is 'qlora', which is LoRA on a base of 4 bit; set model.load_in_4bit: true"),
+        ("training:\n  bf16: true\n  fp16: true\n", "bf16 and fp16 are both set; weights have one number format, keep one"),
+        (
+            "adapter:\n  adapter: lora\n  relora_steps: 5\nmachine:\n  fsdp: true\n",
+            "fsdp does not go with relora_steps, whose merges want whole",
+        ),
+        ("adapter:\n  adapter: lora\n  relora_steps: 5\ntraining:\n  lr_scheduler: one_cycle\n", "relora_steps breaks the one cycle of"),
+        ("adapter:\n  relora_steps: 5\n", "relora_steps does nothing without an adapter; set adapter: lora or remove it"),
+        ("machine:\n  fsdp: true\n  deepspeed: zero2\n", "fsdp and deepspeed are both set, and each shares out the same weights; keep one"),
+        ("machine:\n  fsdp: true\ntraining:\n  optimizer: lion_8bit\n", "fsdp cannot cut optimizer lion_8bit over processes"),
+        ("machine:\n  deepspeed: zero2\ntraining:\n  optimizer: sgd\n", "deepspeed does not go with optimizer sgd; use adamw_torch"),
+        (
+            "machine:\n  fsdp: [full_shrad]\n",
+            "got 'full_shrad', wanted some of full_shard, shard_grad_op, auto_wrap, offload; did you mean",
+        ),
+        ("training:\n  early_stopping_patience: 2\n", "early_stopping_patience wants held-out rows; set packing.val_set_size"),
+        ("training:\n  group_by_length: true\npacking:\n  sample_packing: true\n", "group_by_length is for samples that are not packed"),
+        (
+            "training:\n  lr_scheduler: constant\n  warmup_steps: 3\n",
+            "warmup_steps does nothing with lr_scheduler 'constant'; use constant_with",
+        ),
+        ("training:\n  lr_scheduler: log_sweep\n", "lr_scheduler is 'log_sweep', which wants log_sweep_min_lr and log_sweep_max_lr; set"),
+        ("training:\n  lr_div_factor: 10\n", "lr_div_factor does nothing with lr_scheduler 'cosine'; it is for one_cycle"),
+        (
+            "adapter:\n  adapter: lora\nmachine:\n  fsdp: true\n  fsdp_config: {version: 1}\n",
+            "FSDP 1 is for training all weights; remove fsdp",
+        ),
+        ("tracking:\n  save_steps: 1.5\n", "tracking.save_steps: got 1.5, wanted"),
+    ],
+)
+def test_methods_that_do_not_go_together_are_told(tmp_path: Path, text: str, wanted: str):
+    base = "datasets:\n  a: {path: a.jsonl, type: alpaca}\n" + ("" if "model:" in text else "model:\n  base_model: x\n")
+    path = tmp_path / "params.yaml"
+    path.write_text(base + text, encoding="utf-8")
+    with pytest.raises(ParamsError) as error:
+        load(path)
+    assert wanted in str(error.value)
+
+
+def test_batch_size_follows_from_accumulation_and_processes(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "datasets:\n  a: {path: a.jsonl, type: alpaca}\nmodel:\n  base_model: x\ntraining:\n  gradient_accumulation_steps: 4\n"
+        "machine:\n  micro_batch_size: 2\n  num_processes: 3\n"
+    )
+    assert load(path).training.batch_size == 24
+    assert load(path, ["machine.num_processes=1"]).training.batch_size == 8
+    assert (
+        load(path, ["training.gradient_accumulation_steps=null", "training.batch_size=24", "machine.num_processes=1"]).training.batch_size
+        == 24
+    )

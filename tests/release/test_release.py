@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from axolotl_core.adapters import lora
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts.key import StatCache
 from axolotl_core.errors import ArtifactError, ModelError
 from axolotl_core.evaluation.replies import prompts
+from axolotl_core.models import weights
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 from axolotl_core.release.chat import Sampling, open_chat
+from axolotl_core.release.merge import merge
 from axolotl_core.training.batches import open_rows
 from tests.conftest import edit, stage
 
@@ -183,3 +187,79 @@ def test_a_prompt_on_standard_input_is_answered(project: Path, axolotl):
     done = axolotl("inference", "--max-new-tokens", "5", cwd=project, input="Name colour 1.\n", env=dict(os.environ))
     assert done.stdout.strip()
     assert done.stderr == ""
+
+
+def trained_adapter(project: Path) -> Path:
+    stage("train")
+    return project / "artifacts" / "adapter"
+
+
+def test_merging_goes_shard_by_shard_and_keeps_shards_and_dtype(project: Path, capsys):
+    model = AutoModelForCausalLM.from_pretrained(project / "model", dtype=torch.bfloat16)
+    model.save_pretrained(project / "model", max_shard_size="40KB")
+    (project / "model" / "model.safetensors").unlink()
+    shards = sorted(path.name for path in (project / "model").glob("*.safetensors"))
+    assert len(shards) > 2
+    stage("merge")
+    assert "merged shard by shard" in capsys.readouterr().out
+    merged = project / "artifacts" / "merged"
+    assert sorted(path.name for path in merged.glob("*.safetensors")) == shards
+    loaded = AutoModelForCausalLM.from_pretrained(merged)
+    assert loaded.dtype == torch.bfloat16
+    wanted = lora.apply(AutoModelForCausalLM.from_pretrained(project / "model", dtype=torch.float32), project / "artifacts" / "adapter")
+    whole = wanted.merge_and_unload().state_dict()
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, whole[name].to(torch.bfloat16)), "rounded once, from the sum in fp32"
+
+
+def test_merging_reads_one_shard_at_a_time(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    AutoModelForCausalLM.from_pretrained(project / "model").save_pretrained(project / "model", max_shard_size="40KB")
+    (project / "model" / "model.safetensors").unlink()
+    adapter = trained_adapter(project)
+    alive: list[int] = []
+    held = 0
+    plain = weights.save_file
+
+    def watched(shard: dict, *arguments, **settings) -> None:
+        nonlocal held
+        held = max(held, sum(t.numel() * t.element_size() for t in shard.values()))
+        alive.append(len(shard))
+        plain(shard, *arguments, **settings)
+
+    monkeypatch.setattr(weights, "save_file", watched)
+    (tmp_path / "out").mkdir()
+    merge(adapter, project / "model", tmp_path / "out", vocabulary=1)
+    largest = max(path.stat().st_size for path in (project / "model").glob("*.safetensors"))
+    assert len(alive) > 2
+    assert held <= largest
+
+
+def test_an_adapter_that_does_not_fit_is_not_merged(project: Path, tmp_path: Path):
+    adapter = trained_adapter(project)
+    file = adapter / "adapter_model.safetensors"
+    plain = load_file(file)
+    first = sorted(plain)[0]
+    cases = {
+        "it has no base_model": {name: t for name, t in plain.items() if name != first},
+        r"is \(5, .*\), wanted \(4, |is \(.*, 5\), wanted": {**plain, first: torch.zeros(5, plain[first].shape[1])},
+        "the base model, which has no layer for": {**plain, first.replace("layers.0", "layers.9"): plain[first].clone()},
+        "merging .*NaNs detected": {**plain, first: torch.full_like(plain[first], float("nan"))},
+    }
+    for number, (message, spoiled) in enumerate(cases.items()):
+        save_file(spoiled, file)
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(ModelError, match=message):
+            merge(adapter, project / "model", tmp_path / str(number), vocabulary=1)
+    file.unlink()
+    with pytest.raises(ArtifactError, match="artifacts/adapter"):
+        stage("merge", only=True)
+
+
+def test_a_base_that_is_stored_quantised_is_no_base_to_merge_into(project: Path, tmp_path: Path):
+    adapter = trained_adapter(project)
+    config = json.loads((project / "model" / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (project / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=r"the base is stored quantised \(gptq\), so there are no whole weights to merge into; use the adap"
+    ):
+        merge(adapter, project / "model", tmp_path, vocabulary=1)

@@ -244,3 +244,29 @@ def losses(project: Path) -> list[list[str]]:
     """The log without speed and memory, which are the machine's."""
     train, held_out = ((project / "artifacts" / "plots" / name).read_text().splitlines() for name in ("train.csv", "eval.csv"))
     return [line.split(",")[:5] for line in train] + [line.split(",") for line in held_out]
+
+
+def test_a_run_branches_from_a_checkpoint_of_another_and_the_lineage_says_so(project: Path, axolotl):
+    axolotl("stage", "pack", cwd=project)
+    process = started(project, *LONG)
+    while process.poll() is None and step_of(project) < 6:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    checkpoint = next(project.glob(f".axolotl/runs/*/step-{step_of(project)}"))
+    options = (*LONG, *words("training.learning_rate=5e-3"))
+    refused = axolotl("stage", "train", *options, "--set", f"tracking.resume_from_checkpoint={checkpoint}", cwd=project, status=1)
+    assert [line.split() for line in refused.stderr.splitlines()[1:3]] == [
+        ["checkpoint", "now"],
+        ["training.learning_rate", "0.01", "0.005"],
+    ]
+    done = axolotl("stage", "train", *options, "--branch-from", str(checkpoint), cwd=project)
+    assert f"branched from {checkpoint}, step {checkpoint.name[5:]} of the run" in done.stdout
+    record = json.loads((project / "artifacts" / "keys" / "adapter.json").read_text())
+    assert len(record["inputs"]["branch"]) == 32
+    steps = [line.split(",")[0] for line in (project / "artifacts" / "plots" / "train.csv").read_text().splitlines()[1:]]
+    assert steps == [str(step) for step in range(1, 121)], "the log is that of both"
+    assert "up to date" in axolotl("stage", "train", *options, "--branch-from", str(checkpoint), cwd=project).stdout.splitlines()[-1]
+    assert "up to date" not in axolotl("stage", "train", *options, cwd=project).stdout.splitlines()[-1], "another run"
+    wrong = axolotl("stage", "train", *options, "--branch-from", "nowhere", cwd=project, status=1)
+    assert wrong.stderr == "axolotl: --branch-from: nowhere is no whole checkpoint: COMPLETE is missing or unreadable\n"

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
@@ -20,6 +21,8 @@ def bent(self: AcceleratorState, *arguments: Any, fsdp_plugin: Any = None, **set
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         self.distributed_type = DistributedType.FSDP
         self.fsdp_plugin = fsdp_plugin
+        PartialState._shared_state["device"] = torch.device("cpu")  # FSDP 1 wants it without an index
+        self.device = torch.device("cpu")
         os.environ["ACCELERATE_USE_FSDP"] = "true"
 
 

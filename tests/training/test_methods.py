@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from axolotl_core.adapters import lora
 from axolotl_core.artifacts.manifest import artifact_digest, read
 from axolotl_core.errors import MachineError, ModelError, ParamsError, TrainError
+from axolotl_core.models.load import load_model
+from axolotl_core.params.machine import Machine
 from tests.conftest import edit, stage
 
 LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
@@ -221,3 +223,24 @@ def test_memory_that_runs_out_is_explained(project: Path):
 def test_gptq_wants_its_package_and_a_base_that_has_it(project: Path):
     with pytest.raises(MachineError, match=r"model: a gptq base wants the package gptqmodel; pip install 'axolotl\[gptq\]'"):
         stage("train", "model.gptq=true")
+
+
+def test_embeddings_that_are_the_output_layer_train_and_merge_as_one(project: Path):
+    config = json.loads((project / "model" / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (project / "model" / "config.json").write_text(json.dumps(config))
+    weights = load_file(project / "model" / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, project / "model" / "model.safetensors", metadata={"format": "pt"})
+    options = ("adapter.lora_modules_to_save=[embed_tokens]",)
+    stage("evaluate", *options)
+    stage("merge", *options)
+    found = metrics(project)
+    report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
+    assert report["after"]["loss"] == pytest.approx(found["eval_loss_after"], rel=1e-5)
+    assert report["before"]["loss"] == pytest.approx(found["eval_loss_before"], rel=1e-5)
+    merged = load_model(project / "artifacts" / "merged", Machine(device="cpu"), vocabulary=1, packed=False)
+    assert lora.tied(merged.model)
+    base = load_model(project / "model", Machine(device="cpu"), vocabulary=1, packed=False)
+    with torch.no_grad():
+        wanted = lora.apply(base.model, project / "artifacts" / "adapter").eval()(IDS).logits
+    assert torch.allclose(merged.model.eval()(IDS).logits, wanted, atol=1e-5)

@@ -116,9 +116,9 @@ def test_rows_grouped_by_length_differ_little_within_a_batch_and_the_longest_com
 
 
 @pytest.mark.parametrize("how", [SPLIT, TOGETHER])
-@pytest.mark.parametrize("chunk", [loss.CHUNK_BYTES, 4 * 512 * 3])
+@pytest.mark.parametrize("chunk", [2**26, 4 * 512 * 3])
 def test_the_loss_and_its_gradient_are_those_of_full_logits(model, how: How, chunk: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loss, "CHUNK_BYTES", chunk)
+    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", chunk)
     batch = source(LENGTHS).batch([0, 1, 2])
     logits = model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False).logits
     wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels_BT[:, 1:].flatten(), reduction="sum")
@@ -139,7 +139,7 @@ def test_a_head_that_is_no_plain_layer_gives_the_same_loss(model, monkeypatch: p
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     monkeypatch.setattr(loss, "is_plain", lambda head: False)
-    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 512 * 3)
+    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", 4 * 512 * 3)
     got = loss_sum(model, inputs, SPLIT)
     got.backward()
     assert torch.allclose(got, wanted, rtol=1e-6)
@@ -162,7 +162,7 @@ def test_no_more_logits_are_held_than_a_chunk(model):
 
     with Watch():
         loss.LinearCrossEntropy.apply(states, weight, None, torch.randint(60_000, (2000,))).backward()
-    assert largest <= loss.CHUNK_BYTES < 2000 * 60_000 * 4
+    assert largest <= loss.CHUNK_BYTES["cpu"] < 2000 * 60_000 * 4
 
 
 def test_packing_changes_no_loss(model):

@@ -1,0 +1,70 @@
+"""Weights & Biases: the rows of the log, the held-out predictions, and the model where it is asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from axolotl_core.errors import MachineError
+from axolotl_core.params.tracking import Tracking
+
+TITLE = "Eval - Predictions vs Ground Truth"
+"""Name of the table of predictions, as Axolotl's."""
+
+
+class WeightsAndBiases:
+    """One run of the client. A resumed training goes on in the run of the same id, which is the train key unless set."""
+
+    def __init__(self, tracking: Tracking, key: str, config: dict[str, Any], root: Path, model: Any) -> None:
+        """Raises MachineError when the package is missing or the service cannot be had."""
+        try:
+            import wandb
+            from wandb.errors import Error
+        except ImportError as error:
+            raise MachineError(f"tracking: wandb is missing ({error}); pip install 'axolotl[wandb]', or set wandb_mode: disabled") from None
+        self.wandb, self.log_model, self.key = wandb, tracking.wandb_log_model, key
+        try:
+            self.run = wandb.init(
+                project=tracking.wandb_project,
+                entity=tracking.wandb_entity,
+                mode=tracking.wandb_mode or "online",
+                id=tracking.wandb_run_id or key,
+                resume="allow",
+                dir=str(root),
+                config=config,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except Error as error:
+            raise MachineError(f"tracking: wandb cannot begin: {' '.join(str(error).split())}; set wandb_mode: offline") from None
+        if tracking.wandb_watch:
+            self.run.watch(model, log=tracking.wandb_watch, log_freq=1)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """train/… and eval/… over the step."""
+        kind = "eval" if "eval_loss" in row else "train"
+        named = {f"{kind}/{name.removeprefix('eval_')}": value for name, value in row.items() if name != "step"}
+        self.run.log(named, step=row["step"])
+
+    def table(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Held-out prompts with what the data and the model go on with."""
+        columns = list(rows[0])
+        table = self.wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
+        self.run.log({TITLE: table}, step=step)
+
+    def saved(self, step: int, folder: Path) -> None:
+        """A checkpoint was written."""
+        if self.log_model == "checkpoint":
+            self._upload(folder, [f"step-{step}"])
+
+    def ended(self, out: Path) -> None:
+        """The artifact was written and read back."""
+        if self.log_model is not None:
+            self._upload(out, ["final"])
+
+    def _upload(self, folder: Path, aliases: list[str]) -> None:
+        artifact = self.wandb.Artifact(f"model-{self.run.id}", type="model")
+        for file in sorted(folder.iterdir()):
+            artifact.add_file(str(file))
+        self.run.log_artifact(artifact, aliases=aliases)
+
+    def close(self) -> None:
+        self.run.finish()
