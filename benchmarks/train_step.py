@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from machine import describe, table
 
 from axolotl_core.adapters import lora
@@ -22,7 +21,10 @@ from axolotl_core.models.pin import weights_folder
 from axolotl_core.params.load import load
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import Batch, open_rows
+from axolotl_core.training.objective import Objective
 from axolotl_core.training.optim import make_optimizer
+from axolotl_core.training.parallel import Parallel
+from axolotl_core.training.precision import Precision
 from axolotl_core.training.step import train_step
 
 STEPS, WARM = 12, 2
@@ -30,13 +32,14 @@ ROOT = Path.cwd()
 ARTIFACTS = ROOT / "artifacts"
 
 
-def bare_step(model: torch.nn.Module, batches: list[Batch], optimizer: torch.optim.Optimizer) -> float:
+def bare_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch], device: torch.device) -> float:
     tokens = sum(int((batch.labels_BT != -100).sum()) for batch in batches)
     total = 0.0
     for batch in batches:
-        logits = model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False).logits
+        ids, positions, labels = (t.to(device) for t in (batch.ids_BT, batch.positions_BT, batch.labels_BT))
+        logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), batch.labels_BT[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+            logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
         )
         (loss / tokens).backward()
         total += float(loss.detach()) / tokens
@@ -51,28 +54,30 @@ def main() -> None:
     facts, tokenizer = manifest.read(ARTIFACTS / "packed"), read_tokenizer(ARTIFACTS / "tokenizer")
     rows = open_rows(ARTIFACTS / "packed", "train", ARTIFACTS / "tokens", facts, tokenizer.pad_id)
     weights = weights_folder(ARTIFACTS / "base", ROOT, StatCache(ROOT / ".axolotl" / "stat.json"))
-    accelerator = Accelerator(cpu=params.machine.device == "cpu" or not torch.cuda.is_available())
+    precision = Precision("fp32", torch.float32, torch.float32)
     sides = {}
     for name in ("bare", "ours"):
         torch.manual_seed(0)
         loaded = load_model(weights, params.machine, vocabulary=tokenizer.size, packed=True, dtype=torch.float32)
         model = lora.attach(loaded.model, params.adapter).train()
-        optimizer = make_optimizer(model.named_parameters(), params.training)
-        sides[name] = accelerator.prepare(model, optimizer) if name == "ours" else (model, optimizer)
+        optimizer = make_optimizer(model.named_parameters(), params.training, params.adapter)
+        sides[name] = (model, optimizer)
+    device = loaded.model.device
+    parallel = Parallel(params.machine, precision, ROOT, device=device, max_grad_norm=1.0, model=loaded.model)
+    parallel.prepare(Objective(sides["ours"][0], loaded.how).train(), sides["ours"][1])
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
     losses: dict[str, list[float]] = {"bare": [], "ours": []}
     tokens = 0
     for step in range(STEPS + WARM):
-        batches = [rows.batch([(step + i) % len(rows)]) for i in range(2)]
+        chosen = [(step + i) % len(rows) for i in range(2)]
+        batches = [rows.batch([row]) for row in chosen]
         tokens = sum(batch.ids_BT.numel() for batch in batches)
         for name in ("bare", "ours") if step % 2 else ("ours", "bare"):
-            model, optimizer = sides[name]
             started = time.perf_counter()
             if name == "bare":
-                losses[name].append(bare_step(model, [batch.to(accelerator.device) for batch in batches], optimizer))
+                losses[name].append(bare_step(*sides[name], batches, device))
             else:
-                report = train_step(model, batches, optimizer, accelerator, step=step, how=loaded.how, max_grad_norm=1.0)
-                losses[name].append(report.loss)
+                losses[name].append(train_step(parallel, rows, chosen, step=step + 1, seed=0, micro_batch_size=1).arrive().loss)
             seconds[name].append(time.perf_counter() - started)
     bare_s, ours_s = (statistics.median(seconds[name][WARM:]) for name in ("bare", "ours"))
     apart = max(abs(a - b) for a, b in zip(losses["bare"], losses["ours"], strict=True))

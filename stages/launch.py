@@ -7,16 +7,12 @@ import sys
 from pathlib import Path
 
 from axolotl_core.artifacts.scratch import write_atomically
-from axolotl_core.errors import AxolotlError, Interrupted, MachineError
+from axolotl_core.errors import Interrupted, MachineError, TrainError
 from axolotl_core.params.whole import Params
 from stages.job import Project
 
 GRACE_S = 600
 """What processes that were asked to end have for their step and its checkpoint, in seconds."""
-
-
-class Ended(AxolotlError):
-    """The processes have said themselves what was wrong."""
 
 
 def processes_of(params: Params) -> int | None:
@@ -67,7 +63,7 @@ def launch(project: Project, params: Params, count: int, *, force: bool, branch:
                 "nothing is lost, the same command goes on from the newest checkpoint"
             ) from None
         rank, failure = error.get_first_failure()
-        ended = Ended(f"rank {rank} of {count} processes ended with status {failure.exitcode}, as said above")
+        ended = TrainError(f"rank {rank} of {count} processes ended with status {failure.exitcode}, as said above")
         ended.exit_status = failure.exitcode
         raise ended from None
     finally:

@@ -11,8 +11,10 @@ from axolotl_core.errors import AxolotlError, ParamsError
 from axolotl_core.models.packs import packs_of
 from axolotl_core.params.document import read
 from axolotl_core.params.legacy import is_flat
+from axolotl_core.params.sharding import deepspeed_of
 from axolotl_core.params.whole import Params
 from axolotl_core.sources.files import files_of, fits
+from axolotl_core.sources.outside import adapter
 from axolotl_core.sources.place import resolve
 from stages.graph import sections_wanted
 from stages.job import Project
@@ -50,6 +52,11 @@ def places(project: Project, params: Params, file: Path) -> list[str]:
                 resolve(text, project.root)
         except AxolotlError as error:
             problems.append(f"{file}: {option}: {error}")
+    try:
+        deepspeed_of(params.machine, project.root)
+        adapter(params, None, project.root, project.stats)
+    except ParamsError as error:
+        problems.append(f"{file}: {error}")
     return problems
 
 

@@ -44,20 +44,18 @@ def _model(place: Place, params: Params, stats: StatCache, *, weights: bool) -> 
 
 
 def adapter(params: Params, name: None, root: Path, stats: StatCache) -> dict[str, str]:
-    """Digest of each file of the adapter that train goes on from."""
-    return {f"lora_model_dir:{file.name}": stats.digest(file) for file in adapter_files(params, root)}
+    """Digest of each file of the adapter that train goes on from. Raises ParamsError when it is none."""
+    files = adapter_files(params, root)
+    for file in files:
+        if not file.is_file():
+            raise ParamsError(f"adapter.lora_model_dir: {file.parent} is no adapter of peft's, {file.name} is missing")
+    return {f"lora_model_dir:{file.name}": stats.digest(file) for file in files}
 
 
 def adapter_files(params: Params, root: Path) -> list[Path]:
-    """Files of lora_model_dir. Raises ParamsError when it holds no adapter."""
-    if params.adapter.lora_model_dir is None:
-        return []
-    folder = root / params.adapter.lora_model_dir
-    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
-    for file in files:
-        if not file.is_file():
-            raise ParamsError(f"adapter.lora_model_dir: {folder} is no adapter of peft's, {file.name} is missing")
-    return files
+    """Files of lora_model_dir, whether they are there or not."""
+    folder = params.adapter.lora_model_dir
+    return [root / folder / name for name in ("adapter_config.json", "adapter_model.safetensors")] if folder else []
 
 
 def format(params: Params, name: str, root: Path, stats: StatCache) -> dict[str, str]:

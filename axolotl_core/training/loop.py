@@ -25,7 +25,7 @@ from axolotl_core.training.optim import forget, set_rates
 from axolotl_core.training.parallel import Parallel
 from axolotl_core.training.plan import Plan
 from axolotl_core.training.schedule import Schedule
-from axolotl_core.training.step import Report, train_step
+from axolotl_core.training.step import Report, seed_everything, train_step
 from axolotl_core.training.stop import Signals, best_step, is_over, keeps_best
 from axolotl_core.training.track import Listener, Tracker
 
@@ -104,9 +104,12 @@ class Loop:
                 asked |= numbers.stop
             return asked
 
+        if is_over(self.log, self.training):
+            return done
         step = done
         for step in range(done + 1, self.plan.total + 1):
             if self.restarts and self.restarts.due(step - 1):
+                seed_everything(self.training.seed, step - 1)  # the same new adapter in every process and after a resume
                 reset = self.restarts.merge(self.run, step - 1, self.parallel)
                 forget(whole.inner(self.parallel.optimizer), reset, keep=1 - self.prune)
                 tracker.say(f"step {step - 1}/{self.plan.total}  merged into the base, the adapter begins anew")

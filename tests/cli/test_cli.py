@@ -49,6 +49,18 @@ def test_check_tells_all_that_is_wrong_with_places_formats_and_dvc(project: Path
     assert lines[3] == "params.yaml: has no section 'prompt', which dvc.yaml depends on; add `prompt: {}`"
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (("machine.deepspeed=zero4.json",), "machine.deepspeed: there is no file {}/zero4.json; zero1, zero2, zero3 come with axolotl"),
+        (("adapter.lora_model_dir=model",), "adapter.lora_model_dir: {}/model is no adapter of peft's, adapter_config.json is missing"),
+    ],
+)
+def test_check_knows_files_that_training_reads(project: Path, options: tuple, wanted: str):
+    told = call("check", *(word for option in options for word in ("--set", option)), status=2)
+    assert told == f"axolotl: params.yaml: {wanted.format(project)}\n"
+
+
 def test_check_knows_families_that_cannot_be_packed(project: Path):
     (project / "artifacts" / "base").mkdir(parents=True)
     (project / "artifacts" / "base" / "config.json").write_text('{"model_type": "falcon", "alibi": true}')

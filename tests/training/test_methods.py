@@ -75,8 +75,9 @@ def test_relora_leaves_a_whole_model_with_updates_of_higher_rank_and_without_dri
     assert sizes[12] < 1e-6 * sizes[0], "rounding or quantising would have touched every direction"
 
 
-def test_relora_goes_on_from_a_checkpoint_to_the_same_bytes(project: Path, tmp_path_factory: pytest.TempPathFactory):
-    options = ("adapter.relora_steps=20", "training.num_epochs=20", "tracking.save_steps=5")
+@pytest.mark.parametrize("step", [40, 45], ids=["at a merge", "between merges"])
+def test_relora_goes_on_from_a_checkpoint_to_the_same_bytes(project: Path, step: int):
+    options = ("adapter.relora_steps=20", "training.num_epochs=20", "tracking.save_steps=5", "tracking.save_total_limit=99")
     stage("train", *options)
     wanted = artifact_digest(project / "artifacts" / "adapter")
     words = [word for option in options for word in ("--set", option)]
@@ -86,8 +87,9 @@ def test_relora_goes_on_from_a_checkpoint_to_the_same_bytes(project: Path, tmp_p
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert any(project.glob(".axolotl/runs/*/step-*/merged.safetensors"))
-    stage("train", *options, force=True)
+    (folder,) = project.glob(f".axolotl/runs/*/step-{step}")
+    assert (folder / "merged.safetensors").is_file()
+    stage("train", *options, f"tracking.resume_from_checkpoint={folder}", force=True)
     assert artifact_digest(project / "artifacts" / "adapter") == wanted
 
 

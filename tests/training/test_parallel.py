@@ -170,6 +170,17 @@ def test_a_rank_that_is_killed_ends_the_run_with_its_cause_and_leaves_no_half_ar
     assert not list((two / ".axolotl" / "tmp").glob("adapter*"))
 
 
+def test_relora_merges_alike_in_every_process(ground, tmp_path: Path, monkeypatch):
+    two, one = (ground("lora").copy("prepared", tmp_path / name) for name in ("two", "one"))
+    restarts = {"adapter.relora_steps": "10", "training.num_epochs": "4"}
+    subprocess.run(
+        [*MAIN, "train", *words(LONG | restarts), "--set", "machine.num_processes=2"], cwd=two, check=True, capture_output=True, timeout=200
+    )
+    monkeypatch.chdir(one)
+    stage("train", *(f"{option}={value}" for option, value in (LONG | restarts).items()))
+    same(one, two)
+
+
 def test_a_mistake_in_many_processes_is_said_once(ground, tmp_path: Path):
     two = ground("lora").copy("prepared", tmp_path)
     edit(two / "params.yaml", "lora_target_linear: true", "lora_target_modules: [Wqkv]")

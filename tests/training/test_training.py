@@ -398,6 +398,10 @@ def test_the_best_evaluation_is_kept_and_patience_ends_a_run(model, tmp_path: Pa
     best = min(losses_, key=lambda step: losses_[step])
     assert max(losses_) == best + 2 < 60
     assert outcome.step == best
+    again, same, resumed_from = run(copy.deepcopy(model), tmp_path, 60, training=high)
+    assert resumed_from == max(losses_) // 2 * 2
+    assert torch.equal(same, weights), "a run that was killed when it was over does not go on"
+    assert again.log[-1]["step"] == max(losses_)
     saved = checkpoint.read(tmp_path / "best").weights
     assert torch.equal(weights, torch.cat([saved[name].flatten() for name, _ in model.named_parameters()]))
 
