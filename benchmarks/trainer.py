@@ -17,6 +17,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -236,7 +237,7 @@ def theirs(name: str, method: str, packed: bool) -> dict[str, Any]:
                 losses.append(logs["loss"])
 
     arguments = TrainingArguments(
-        output_dir="/tmp/trainer",
+        output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
         max_steps=len(chosen),
