@@ -178,7 +178,8 @@ def up_to_date(project: Project, step: Step, key: str) -> bool:
 
 def build(project: Project, params: Params, step: Step, key: str, branch: Path | None = None) -> Result:
     """Run the stage's function and publish what it made."""
-    read = inputs(project, params, step, branch)
+    what = identity(project, params, step, key, branch)
+    read = what["inputs"]
     for path in read:
         if (project.artifacts / path).is_dir():
             manifest.verify(project.artifacts / path)
@@ -197,7 +198,7 @@ def build(project: Project, params: Params, step: Step, key: str, branch: Path |
             out,
             {path: beside / path.replace("/", "-") for path in step.also},
             key,
-            identity(project, params, step, key, branch),
+            what,
             branch,
             tuple(sorted(params.datasets)),
         )
@@ -209,9 +210,7 @@ def build(project: Project, params: Params, step: Step, key: str, branch: Path |
     record = {
         "stage": step.name,
         "revision": step.stage.revision,
-        "key": key,
-        "params": sections(params, step),
-        "inputs": read,
+        **what,
         "output": digest,
         "versions": versions(),
         "lineage": ancestors,

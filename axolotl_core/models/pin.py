@@ -21,6 +21,7 @@ from axolotl_core.artifacts.key import StatCache
 from axolotl_core.artifacts.scratch import FULL
 from axolotl_core.errors import DataError, ModelError
 from axolotl_core.models import quiet  # noqa: F401
+from axolotl_core.models.weights import save_model
 from axolotl_core.params.model import Model
 from axolotl_core.sources.place import Place, only_hub, resolve
 
@@ -61,7 +62,7 @@ def _pin(model: Model, place: Place, out: Path, token: bool, stats: StatCache) -
                 shutil.copyfile(small, out / small.name)
         else:
             pin = {"kind": "stored", "place": place.text, "commit": commit}
-            _save(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), out)
+            save_model(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), out)
             folder = out
     (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
@@ -129,14 +130,8 @@ def _convert_gguf(place: Place, out: Path) -> Path:
     model = AutoModelForCausalLM.from_pretrained(
         place.local.parent, gguf_file=place.local.name, quantization_config=dequantized, dtype="float32"
     )
-    _save(model, out)
+    save_model(model, out)
     return out
-
-
-def _save(model: Any, out: Path) -> None:
-    model.save_pretrained(out)
-    for file in out.glob("*.safetensors"):
-        file.chmod(0o644)
 
 
 def _parameters(folder: Path) -> int:

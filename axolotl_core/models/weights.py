@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -33,6 +34,13 @@ class Weights:
         with safe_open(self.files[name], "pt") as opened:
             tensor: Tensor = opened.get_tensor(name)
         return tensor
+
+
+def save_model(model: Any, out: Path, **settings: Any) -> None:
+    """save_pretrained, and files that others may read."""
+    model.save_pretrained(out, **settings)
+    for file in out.glob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def rewrite(base: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> None:

@@ -20,6 +20,7 @@ ATTENTION_FLAGS = ("sdp_attention", "eager_attention", "flash_attention", "xform
 def methods(params: Params) -> Iterator[tuple[Where, str]]:
     """What adapter, quantisation, precision and processes ask of each other."""
     adapter, model, training, machine = params.adapter, params.model, params.training, params.machine
+    chooses_best = training.load_best_model_at_end or training.early_stopping_patience
     kinds = [option for option in ("load_in_8bit", "load_in_4bit", "gptq") if getattr(model, option)]
     formats = [option for option in ("bf16", "fp16") if getattr(training, option) in (True, "full")]
     formats += [option for option in ("bfloat16", "float16") if getattr(model, option)]
@@ -44,7 +45,7 @@ def methods(params: Params) -> Iterator[tuple[Where, str]]:
                 ("adapter", "relora_steps"),
                 "relora_steps breaks the one cycle of lr_scheduler 'one_cycle'; use cosine",
             )
-        if training.load_best_model_at_end or training.early_stopping_patience:
+        if chooses_best:
             yield (
                 ("adapter", "relora_steps"),
                 "relora_steps merges over the base of earlier steps; remove load_best_model_at_end and early stopping",
@@ -69,10 +70,10 @@ def methods(params: Params) -> Iterator[tuple[Where, str]]:
             ("machine", "deepspeed"),
             f"deepspeed does not go with {what}; use adamw_torch and a whole base, or remove deepspeed",
         )
-    if (training.load_best_model_at_end or training.early_stopping_patience) and not params.packing.val_set_size:
+    if chooses_best and not params.packing.val_set_size:
         option = "early_stopping_patience" if training.early_stopping_patience else "load_best_model_at_end"
         yield ("training", option), f"{option} wants held-out rows; set packing.val_set_size"
-    if (training.load_best_model_at_end or training.early_stopping_patience) and training.evaluation_strategy == "no":
+    if chooses_best and training.evaluation_strategy == "no":
         yield ("training", "evaluation_strategy"), "evaluation_strategy 'no' leaves nothing to choose the best of; set eval_steps"
     if training.group_by_length and params.packing.sample_packing:
         yield ("training", "group_by_length"), "group_by_length is for samples that are not packed; packed rows are all full, remove it"

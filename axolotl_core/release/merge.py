@@ -9,6 +9,7 @@ from axolotl_core.adapters.fold import Fold
 from axolotl_core.artifacts import manifest
 from axolotl_core.errors import ModelError
 from axolotl_core.models.load import load_model
+from axolotl_core.models.weights import save_model
 from axolotl_core.params.machine import Machine
 
 
@@ -35,7 +36,5 @@ def merge(adapter: Path, base: Path, out: Path, *, vocabulary: int) -> str:
     loaded = load_model(base, Machine(device="cpu"), vocabulary=vocabulary, packed=False)
     model = lora.apply(loaded.model, adapter).merge_and_unload(safe_merge=True)
     model.config.use_cache = True
-    model.save_pretrained(out)
-    for file in out.glob("*.safetensors"):
-        file.chmod(0o644)
+    save_model(model, out)
     return "merged in memory"

@@ -19,7 +19,7 @@ from torch import Tensor
 from axolotl_core.adapters import lora
 from axolotl_core.adapters.relora import Restarts
 from axolotl_core.errors import TrainError
-from axolotl_core.models.weights import Weights, dtype_of, rewrite
+from axolotl_core.models.weights import Weights, dtype_of, rewrite, save_model
 from axolotl_core.training import whole
 from axolotl_core.training.batches import Inputs
 from axolotl_core.training.parallel import Parallel
@@ -55,9 +55,7 @@ def write(parallel: Parallel, model: Any, base: Path, out: Path, base_model: str
     dtype = dtype_of(base)
     model.config.use_cache = True
     if parallel.main:
-        model.save_pretrained(out, state_dict={name: weight.to(dtype) for name, weight in wanted.items()})
-        for file in out.glob("*.safetensors"):
-            file.chmod(0o644)
+        save_model(model, out, state_dict={name: weight.to(dtype) for name, weight in wanted.items()})
         config = json.loads((out / "config.json").read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
         (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     parallel.wait()

@@ -45,7 +45,7 @@ def loss_sum(model: Any, inputs: Inputs, how: How) -> Tensor:
     def of_chunk(states_CH: Tensor, labels_C: Tensor) -> Tensor:
         return functional.cross_entropy(head(states_CH).float(), labels_C, reduction="sum")
 
-    parts = [checkpoint(of_chunk, *pair, use_reentrant=False) for pair in _chunks(states, labels_N, head.out_features)]
+    parts = [checkpoint(of_chunk, states[c], labels_N[c], use_reentrant=False) for c in _chunks(labels_N, head.out_features)]
     return torch.stack(parts).sum() if parts else head(states).sum().float()
 
 
@@ -90,7 +90,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_V = torch.zeros_like(bias_V) if of_bias else None
         with torch.autocast(kind, enabled=False):
             weight = weight_VH.to(dtype)
-            for first, states, labels in _numbered(states_NH.to(dtype), labels_N, len(weight_VH)):
+            cast_NH = states_NH.to(dtype)
+            for chunk in _chunks(labels_N, len(weight_VH)):
+                states, labels = cast_NH[chunk], labels_N[chunk]
                 logits = functional.linear(states, weight, None if bias_V is None else bias_V.to(dtype)).float()
                 log_total = logits.logsumexp(-1, keepdim=True)
                 total += (log_total - logits.gather(1, labels[:, None])).sum()
@@ -101,7 +103,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                         grad_V += slope.sum(0)
                     slope = slope.to(dtype)
                     if grad_NH is not None:
-                        grad_NH[first : first + len(labels)] = slope @ weight
+                        grad_NH[chunk] = slope @ weight
                     if grad_VH is not None:
                         grad_VH.addmm_(slope.T, states) if grad_VH.dtype == dtype else grad_VH.add_(slope.T @ states)
         ctx.save_for_backward(grad_NH, grad_VH, grad_V)
@@ -112,15 +114,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         return (*(None if saved is None else saved.mul_(grads[0]) for saved in ctx.saved_tensors), None)
 
 
-def _chunks(states_NH: Tensor, labels_N: Tensor, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for _, *pair in _numbered(states_NH, labels_N, vocabulary):
-        yield pair[0], pair[1]
-
-
-def _numbered(states_NH: Tensor, labels_N: Tensor, vocabulary: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    size = max(1, CHUNK_BYTES.get(states_NH.device.type, 2**28) // (4 * vocabulary))
+def _chunks(labels_N: Tensor, vocabulary: int) -> Iterator[slice]:
+    size = max(1, CHUNK_BYTES.get(labels_N.device.type, 2**28) // (4 * vocabulary))
     for first in range(0, len(labels_N), size):
-        yield first, states_NH[first : first + size], labels_N[first : first + size]
+        yield slice(first, first + size)
 
 
 @torch.no_grad()
@@ -132,8 +129,8 @@ def losses(model: Any, inputs: Inputs, how: How) -> tuple[Tensor, Tensor]:
 
     def of_all() -> tuple[Tensor, Tensor]:
         found = [(states.new_zeros(0, dtype=torch.float32), states.new_zeros(0, dtype=torch.bool))]
-        for states_CH, labels_C in _chunks(states, inputs.labels_N, getattr(head, "out_features", states.shape[-1])):
-            logits_CV = plain(states_CH).float()
+        for chunk in _chunks(inputs.labels_N, getattr(head, "out_features", states.shape[-1])):
+            logits_CV, labels_C = plain(states[chunk]).float(), inputs.labels_N[chunk]
             found.append((functional.cross_entropy(logits_CV, labels_C, reduction="none"), logits_CV.argmax(-1) == labels_C))
         loss_N, right_N = (torch.cat(column) for column in zip(*found, strict=True))
         return loss_N, right_N

@@ -21,15 +21,14 @@ WIDTH = 40
 
 def pick(run: Path, tracking: Tracking, identity: dict[str, Any], root: Path, branch: Path | None) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint or None, and sentences for the user. Raises TrainError for one that is damaged or of another run."""
+    folder: Path | None = None
+    told: list[str] = []
     if tracking.resume_from_checkpoint is not None:
-        folder, told = whole(root / tracking.resume_from_checkpoint, "tracking.resume_from_checkpoint"), []
+        folder = whole(root / tracking.resume_from_checkpoint, "tracking.resume_from_checkpoint")
     elif tracking.auto_resume_from_checkpoints:
-        found, told = checkpoint.newest(run)
-        if found is None:
-            return (None, told) if branch is None else _branched(branch, told)
-        folder = found
-    else:
-        return (None, []) if branch is None else _branched(branch, [])
+        folder, told = checkpoint.newest(run)
+    if folder is None:
+        return (None, told) if branch is None else _branched(branch, told)
     saved = checkpoint.read(folder)
     if saved.identity["key"] != identity["key"]:
         raise TrainError(

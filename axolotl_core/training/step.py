@@ -40,8 +40,6 @@ class Report:
     """A step's numbers on their way from the device."""
 
     step: int
-    trained_tokens: int
-    seconds: float
     sent: Tensor
     arrived: "torch.cuda.Event | None"
     scaled: bool
@@ -68,10 +66,9 @@ def train_step(
     step: int,
     seed: int,
     micro_batch_size: int,
-    seconds: float = 0.0,
     stop: bool = False,
 ) -> Report:
-    """Forward, backward, clip, update on the rows of these numbers. `step` counts from 1; seconds: passed on to the report."""
+    """Forward, backward, clip, update on the rows of these numbers. `step` counts from 1."""
     trained = source.targets(rows)
     total = torch.zeros((), device=parallel.device)
     turns = shares(rows, micro_batch_size, parallel.rank, parallel.world)
@@ -91,7 +88,7 @@ def train_step(
     norm = parallel.step()
     told = torch.tensor([float(tokens), float(stop)], device=parallel.device)
     sent, arrived = _send(torch.cat([parallel.sum(torch.cat([total[None], told])), norm[None]]))
-    return Report(step, trained, seconds, sent, arrived, parallel.scaler is not None)
+    return Report(step, sent, arrived, parallel.scaler is not None)
 
 
 def _send(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":
