@@ -47,6 +47,8 @@ class Job:
     branch: Path | None = None
     """A checkpoint of another run that train goes on from."""
     datasets: Sequence[str] = ()
+    force: bool = False
+    """Whether this stage was asked for even though it is up to date."""
 
     def input(self, name: str) -> Path:
         """Path of a declared input; `raw` stands for this data set's own."""

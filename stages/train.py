@@ -5,7 +5,6 @@ Started by torchrun or `accelerate launch -m stages.train`, it is one of several
 
 import importlib
 import json
-import shutil
 import sys
 
 from axolotl_core import quiet  # noqa: F401
@@ -13,6 +12,7 @@ from axolotl_core.artifacts import manifest
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import Data, open_rows
+from axolotl_core.training.checkpoint import finish
 from axolotl_core.training.session import Asked, train_model
 from axolotl_core.training.summary import said
 from axolotl_core.training.track import EVAL_COLUMNS, TRAIN_COLUMNS, write_csv
@@ -25,9 +25,10 @@ def run(job: Job) -> Result:
     rows, held_out = (open_rows(job.input("packed"), part, job.input("tokens"), facts, tokenizer.pad_id) for part in ("train", "eval"))
     packed = any(part["samples"] > part["rows"] for part in (facts["train"], facts["eval"]))
     counts = {name: facts["train"][name] for name in ("tokens", "trained_tokens")}
+    new = manifest.read(job.input("tokenizer")).get("new_tokens", ())
     run = job.project.scratch / "runs" / job.key
     trained = train_model(
-        Data(rows, held_out, facts["datasets"], packed, tokenizer=tokenizer, **counts),
+        Data(rows, held_out, facts["datasets"], packed, tokenizer=tokenizer, new_tokens=new, **counts),
         weights_folder(job.input("base"), job.project.root, job.project.stats),
         run,
         job.out,
@@ -37,13 +38,14 @@ def run(job: Job) -> Result:
         identity=job.identity,
         root=job.project.root,
         branch=job.branch,
+        anew=job.force,
     )
     if job.also:
         write_csv(job.also["plots/train.csv"], trained.log, TRAIN_COLUMNS)
         write_csv(job.also["plots/eval.csv"], trained.log, EVAL_COLUMNS)
         job.also["metrics/train.json"].write_text(json.dumps(trained.metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     facts = {"kind": trained.kind, "trained_parameters": trained.metrics["trained_parameters"]}
-    return Result(facts, said(trained.metrics), lambda: shutil.rmtree(run, ignore_errors=True))
+    return Result(facts, said(trained.metrics), lambda: finish(run))
 
 
 if __name__ == "__main__":

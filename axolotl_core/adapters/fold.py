@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -25,7 +27,7 @@ class Fold:
 
     def __init__(self, adapter: Path, base: Path) -> None:
         """Raises ModelError when adapter and base do not belong together."""
-        self.base, self.updates = Weights(base), Weights(adapter)
+        self.base, self.updates = Weights(base), Weights(adapter, [adapter / lora.WEIGHTS])
         config = AutoConfig.from_pretrained(base)
         with torch.device("meta"):
             bare = AutoModelForCausalLM.from_config(config)
@@ -72,6 +74,7 @@ class Fold:
             layer.merge(safe_merge=True)
         except ValueError as error:
             raise ModelError(f"{self.updates.folder}: merging {name}: {error}") from None
+        layer.merged_adapters.clear()  # a merge that peft thinks was made is one that it skips
         merged: Tensor = base.weight.data
         base.weight = empty
         for inner, parameter in places.items():
@@ -84,6 +87,23 @@ class Fold:
             folder = self.updates.folder
             raise ModelError(f"{folder}: the adapter does not fit the base model: {name} is {tuple(found.shape)}, wanted {tuple(shape)}")
         return found
+
+
+@torch.no_grad()
+def merge_in_memory(model: PeftModel) -> Any:
+    """The base with the updates in its weights, and `lora_modules_to_save` in their places.
+
+    As shard by shard: one weight at a time in fp32, rounded once to its own dtype. Raises ModelError for values that are not finite.
+    """
+    for name, layer in lora.layers(model).items():
+        weight = layer.get_param() if isinstance(layer, ParamWrapper) else layer.get_base_layer().weight
+        dtype, weight.data = weight.dtype, weight.data.float()
+        try:
+            layer.merge(safe_merge=True)
+        except ValueError as error:
+            raise ModelError(f"merging {name}: {error}") from None
+        weight.data = weight.data.to(dtype)
+    return model.unload()
 
 
 def _update(layer: LoraLayer) -> list[tuple[str, nn.Parameter]]:

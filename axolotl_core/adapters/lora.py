@@ -54,7 +54,9 @@ def _fresh(model: Any, adapter: Adapter) -> PeftModel:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise ModelError(f"adapter: {' '.join(str(error).split())}; set lora_target_linear: true or lora_target_modules") from None
+        dropout = "lora_dropout" in str(error)  # updates of the experts of a mixture cannot have it
+        remedy = "set lora_dropout: 0" if dropout else "set lora_target_linear: true or lora_target_modules"
+        raise ModelError(f"adapter: {' '.join(str(error).split())}; {remedy}") from None
 
 
 SETTINGS = {

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from axolotl_core.adapters.lora import layers
-from axolotl_core.models.quantize import put_weight
-from axolotl_core.models.weights import Weights
+from axolotl_core.errors import ModelError
+from axolotl_core.models.quantize import is_quantised, put_weight
+from axolotl_core.models.weights import weights_of_parameters
 
 ADAPTER = "default"
 
@@ -39,9 +41,14 @@ class Restarts:
 
         Raises ModelError when a weight is not in the folder.
         """
-        self.every, self.on_cpu, self.source = every, on_cpu, Weights(base)
+        self.every, self.on_cpu = every, on_cpu
         self.merged: Path | None = None
         self.layers: dict[str, LoraLayer] = {f"{name}.weight": layer for name, layer in layers(model).items()}
+        if experts := next((name for name, layer in layers(model).items() if isinstance(layer, ParamWrapper)), None):
+            raise ModelError(
+                f"adapter.relora_steps: {experts} is no linear layer, and only those are merged; name others in lora_target_modules"
+            )
+        self.source = weights_of_parameters(base, self.layers)
         for name in self.layers:
             self.source.read(name)
 
@@ -52,9 +59,7 @@ class Restarts:
     def merge(self, run: Path, step: int, group: Group) -> list[nn.Parameter]:
         """Merge and begin anew; the parameters that the optimizer is to forget."""
         weights = self.weights()
-        for name, layer in self.layers.items():
-            put_weight(layer.get_base_layer(), weights[name])
-            layer.reset_lora_parameters(ADAPTER, True)
+        self.take(weights)
         file = run / f"merged-{step}.safetensors"
         if group.main:
             new = run / f".{file.name}.{os.getpid()}"
@@ -75,6 +80,17 @@ class Restarts:
         for name, layer in self.layers.items():
             put_weight(layer.get_base_layer(), self.source.read(name))
 
+    @property
+    def quantised(self) -> bool:
+        """Whether the model in memory cannot have the merged weights as they are."""
+        return any(is_quantised(layer.get_base_layer()) for layer in self.layers.values())
+
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Give the layers these weights, with an update of zero beside them."""
+        for name, layer in self.layers.items():
+            put_weight(layer.get_base_layer(), weights[name])
+            layer.reset_lora_parameters(ADAPTER, True)
+
     def weights(self) -> dict[str, Tensor]:
         """The base with the update of now, by the names of the base's files: fp32, on the CPU."""
         return {name: self._whole(name, layer) for name, layer in self.layers.items()}
@@ -89,6 +105,7 @@ class Restarts:
         """From now on the full-precision weights are those of `file`; checkpoints hold links of older ones."""
         self.merged = file
         self.source.files |= dict.fromkeys(self.layers, file)
+        self.source.tensors.clear()
         if group.main:
             for old in run.glob("merged-*.safetensors"):
                 if old != file:

@@ -4,12 +4,35 @@ COMPLETE holds the digest of each file and is written last: a folder without it 
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.errors import TrainError
 
 COMPLETE = "COMPLETE"
+FINISHED = "FINISHED"
+"""In the folder of a run that is over: its result is in place, and what is left serves a branch or a lost artifact."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run below .axolotl/runs; step: of its last checkpoint; used_s: when it ended, seconds since 1970."""
+
+    folder: Path
+    step: int
+    bytes: int
+    used_s: float
+
+
+def finished_runs(runs: Path) -> list[Run]:
+    """Those that ended last first; a run that was interrupted is none."""
+    found = []
+    for mark in runs.glob(f"*/{FINISHED}"):
+        steps = [int(path.name[5:]) for path in mark.parent.glob("step-*") if path.name[5:].isdigit()]
+        size = sum(file.stat().st_size for file in mark.parent.rglob("*") if file.is_file())
+        found.append(Run(mark.parent, max(steps, default=0), size, mark.stat().st_mtime))
+    return sorted(found, key=lambda run: -run.used_s)
 
 
 def damaged(folder: Path) -> str | None:

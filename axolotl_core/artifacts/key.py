@@ -4,6 +4,7 @@ A stage's key is made of the *content* of its inputs, not of their keys: an edit
 alone stops there, and DVC, which also goes by content, agrees.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ def stage_key(stage: str, revision: int, sections: Mapping[str, Any], inputs: Ma
 class StatCache:
     """Digests of files outside artifacts/, remembered by (size, mtime, inode) so that a no-op reads no data.
 
-    Kept in `.axolotl/stat.json`; losing it costs time only.
+    Kept in `.axolotl/stat.json`, which `save` writes; losing it costs time only.
     """
 
     def __init__(self, file: Path) -> None:
@@ -54,6 +55,7 @@ class StatCache:
             self.known: dict[str, list[Any]] = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self.known = {}
+        self.changed = False
 
     def digest(self, path: Path) -> str:
         """Digest of a file, taken from the cache when its size, mtime and inode are those seen last."""
@@ -64,5 +66,12 @@ class StatCache:
         if seen is None or seen[:3] != stamp:
             seen = [*stamp, digest_file(path)]
             self.known[name] = seen
-            write_atomically(self.file, json.dumps(self.known, indent=0).encode())
+            self.changed = True
         return str(seen[3])
+
+    def save(self) -> None:
+        """Write what was learned since the last time, once a command: with many files it is a large file."""
+        if self.changed:
+            with contextlib.suppress(OSError):  # a full disk or a folder that cannot be written
+                write_atomically(self.file, json.dumps(self.known, indent=0).encode())
+            self.changed = False

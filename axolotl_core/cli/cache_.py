@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from axolotl_core.artifacts.checkpoints import finished_runs
 from axolotl_core.errors import ParamsError
 from axolotl_core.tokens.contexts import contexts, remove, trim
 
@@ -18,26 +19,34 @@ DAY_S = 86_400
 @click.option("--older", type=int, metavar="DAYS", help="Remove what was not used for so many days.")
 @click.option("--clear", is_flag=True, help="Remove all of it.")
 def command(size: str | None, older: int | None, clear: bool) -> None:
-    """Show the row cache in .axolotl/rows, or trim it.
+    """Show the row cache and the finished runs in .axolotl, or trim them.
 
-    It holds rows that were tokenised before. Losing them costs time only.
+    Rows that were tokenised before, and the last checkpoint of each finished training. Losing them costs time only. A run
+    that was interrupted is never touched.
 
     \b
     axolotl cache
     axolotl cache --trim 10G
     """
-    folder = Path.cwd() / ".axolotl" / "rows"
-    found = contexts(folder)
+    folder = Path.cwd() / ".axolotl"
+    rows, runs = contexts(folder / "rows"), finished_runs(folder / "runs")
     if clear or older is not None or size is not None:
-        gone = remove([c for c in found if clear or (older is not None and time.time() - c.used_s > older * DAY_S)])
-        gone += trim(contexts(folder), _bytes(size)) if size is not None else 0
+        gone = remove([kept for kept in (*rows, *runs) if clear or (older is not None and time.time() - kept.used_s > older * DAY_S)])
+        left = [*contexts(folder / "rows"), *finished_runs(folder / "runs")]
+        gone += trim(left, _bytes(size)) if size is not None else 0
         click.echo(f"removed {_shown(gone)}")
-        found = contexts(folder)
-    for context in found:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(context.used_s))
-        told = f"{context.rows:>12,} rows  {_shown(context.bytes):>9}  last used {used}"
-        click.echo(f"{context.dataset:<16} {context.type:<28} {told}")
-    click.echo(f"{_shown(sum(c.bytes for c in found))} in {folder}")
+        rows, runs = contexts(folder / "rows"), finished_runs(folder / "runs")
+    for context in rows:
+        click.echo(
+            f"{context.dataset:<16} {context.type:<28} {context.rows:>12,} rows  {_shown(context.bytes):>9}  {_used(context.used_s)}"
+        )
+    for run in runs:
+        click.echo(f"{'run':<16} {run.folder.name[:12]:<28} {run.step:>11,} steps  {_shown(run.bytes):>9}  {_used(run.used_s)}")
+    click.echo(f"{_shown(sum(kept.bytes for kept in (*rows, *runs)))} in {folder}")
+
+
+def _used(seconds: float) -> str:
+    return f"last used {time.strftime('%Y-%m-%d %H:%M', time.localtime(seconds))}"
 
 
 def _bytes(text: str) -> int:

@@ -12,7 +12,7 @@ from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import MachineError, ModelError
 from axolotl_core.models import quiet  # noqa: F401
-from axolotl_core.models.packing import How, splits
+from axolotl_core.models.packing import How, self_test, small_model, splits
 from axolotl_core.models.packs import packs_of
 from axolotl_core.models.quantize import keep_quantised, settings_of
 from axolotl_core.params.machine import Machine
@@ -63,6 +63,7 @@ def load_model(
     quantise: as this section asks for.
 
     The embeddings grow when the tokenizer has more tokens than they have rows, and never shrink.
+    packed: before the weights are read, a small random model of the family shows that samples of a row stay apart.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
     """
     try:
@@ -78,6 +79,9 @@ def load_model(
     packs = packs_of(config)
     if packed and packs.how is None:
         raise ModelError(f"{packs.reason}; set packing.sample_packing: false")
+    if packed and (small := small_model(config, attention, on or device)):
+        small.config.use_cache = False
+        self_test(small, How(packs.how or "positions"))
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:

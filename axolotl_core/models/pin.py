@@ -21,17 +21,16 @@ from axolotl_core.artifacts.key import StatCache
 from axolotl_core.artifacts.scratch import FULL
 from axolotl_core.errors import DataError, ModelError
 from axolotl_core.models import quiet  # noqa: F401
-from axolotl_core.models.weights import save_model
+from axolotl_core.models.weights import INDEX, SINGLE, Weights, indexed_files, other_files, save_model, weight_files
 from axolotl_core.params.model import Model
 from axolotl_core.sources.place import Place, only_hub, resolve
 
 PIN = "pin.json"
 AGAIN = "run `axolotl stage fetch-model` (or `dvc repro -f fetch-model`)"
 SMALL = ("*.json", "*.txt", "LICENSE*")
-HUB_FILES = ["*.safetensors", "*.json", "*.txt", "LICENSE*"]
 
 
-def pin_model(model: Model, root: Path, out: Path, *, token: bool, stats: StatCache) -> dict[str, Any]:
+def pin_model(model: Model, root: Path, out: Path, *, token: bool | None, stats: StatCache) -> dict[str, Any]:
     """Fill `out` and return the facts {"parameters", "family", "kind"}.
 
     Raises ModelError: no network, no such repository, no model in it, not a GGUF file.
@@ -45,7 +44,7 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool, stats: StatCa
         raise ModelError(f"{place.text}: cannot be read as a model: {_one_line(error)}") from None
 
 
-def _pin(model: Model, place: Place, out: Path, token: bool, stats: StatCache) -> dict[str, Any]:
+def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatCache) -> dict[str, Any]:
     only_hub(place, "model", {"model_revision": model.model_revision, "base_model_ignore_patterns": model.base_model_ignore_patterns})
     if place.kind == "file":
         pin: dict[str, Any] = {"kind": "stored", "place": place.text, "source": stats.digest(place.local)}
@@ -54,8 +53,7 @@ def _pin(model: Model, place: Place, out: Path, token: bool, stats: StatCache) -
         folder, commit = (place.local, None) if place.kind == "folder" else _download(model, token)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{place.text}: holds no config.json, so it is no model that transformers can read")
-        if any(folder.glob("*.safetensors")):
-            weights = sorted(folder.glob("*.safetensors"))
+        if weights := weight_files(folder):
             files = [{"file": f.name, "bytes": f.stat().st_size, "xxh3": stats.digest(f)} for f in weights]
             pin = {"kind": place.kind, "place": place.text, "commit": commit, "files": files}
             for small in sorted({f for pattern in SMALL for f in folder.glob(pattern)}):
@@ -65,13 +63,15 @@ def _pin(model: Model, place: Place, out: Path, token: bool, stats: StatCache) -
             save_model(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), out)
             folder = out
     (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((out / "config.json").read_text(encoding="utf-8-sig"))
     classes = config.get("architectures") or []
     if model.model_type not in ("AutoModelForCausalLM", *classes):
         raise ModelError(
             f"model.model_type is {model.model_type}, but {place.text} holds {' '.join(classes) or 'no class name'}; remove it"
         )
-    return {"parameters": _parameters(folder), "family": config["model_type"], "kind": pin["kind"]}
+    Weights(folder)  # a name that two of the files have
+    facts = {"parameters": _parameters(folder), "family": config["model_type"], "kind": pin["kind"]}
+    return facts | ({"not_of_the_model": others} if (others := other_files(folder)) else {})
 
 
 def weights_folder(base: Path, root: Path, stats: StatCache) -> Path:
@@ -79,7 +79,7 @@ def weights_folder(base: Path, root: Path, stats: StatCache) -> Path:
 
     Raises ModelError when they have changed since, or cannot be had on this machine.
     """
-    pin = json.loads((base / PIN).read_text(encoding="utf-8"))
+    pin = json.loads((base / PIN).read_text(encoding="utf-8-sig"))
     if pin["kind"] == "stored":
         _same_source(pin, root, stats)
         return base
@@ -109,17 +109,19 @@ def _same_source(pin: dict[str, Any], root: Path, stats: StatCache) -> None:
         raise ModelError(f"{pin['place']}: the base model has changed since it was fetched; {AGAIN}")
 
 
-def _download(model: Model, token: bool) -> tuple[Path, str]:
+def _download(model: Model, token: bool | None) -> tuple[Path, str]:
     settings: dict[str, Any] = {"revision": model.model_revision, "ignore_patterns": model.base_model_ignore_patterns, "token": token}
     try:
-        folder = snapshot_download(model.base_model, allow_patterns=HUB_FILES, **settings)
-        if not any(Path(folder).glob("*.safetensors")):
-            folder = snapshot_download(model.base_model, allow_patterns=[*HUB_FILES, "*.bin"], **settings)
+        folder = Path(snapshot_download(model.base_model, allow_patterns=list(SMALL), **settings))
+        named = indexed_files(folder) if (folder / INDEX).is_file() else []
+        snapshot_download(model.base_model, allow_patterns=[SINGLE, *named], **settings)
+        if not weight_files(folder):
+            snapshot_download(model.base_model, allow_patterns=["*.bin"], **settings)
     except RepositoryNotFoundError:
         raise ModelError(f"{model.base_model}: neither a file or folder here nor a repository of the hub") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise ModelError(f"{model.base_model}: the hub cannot be reached ({_one_line(error)}); fetch on a machine with a network") from None
-    return Path(folder), Path(folder).name
+    return folder, folder.name
 
 
 def _convert_gguf(place: Place, out: Path) -> Path:
@@ -136,7 +138,7 @@ def _convert_gguf(place: Place, out: Path) -> Path:
 
 def _parameters(folder: Path) -> int:
     total = 0
-    for path in folder.glob("*.safetensors"):
+    for path in weight_files(folder):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118, safe_open is no mapping
                 size = 1

@@ -64,6 +64,11 @@ def keep_quantised(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def is_quantised(layer: Any) -> bool:
+    """Whether a linear layer is one of bitsandbytes."""
+    return type(layer.weight).__name__ in ("Params4bit", "Int8Params")
+
+
 def put_weight(layer: Any, weight: torch.Tensor) -> None:
     """Give a linear layer, quantised or not, a new weight (out, in); it is quantised as the old one was."""
     old = layer.weight

@@ -10,6 +10,8 @@ logging.set_verbosity_error()
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 # DeepSpeed calls torch.distributed by its old names
 warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+# peft translates names of a mixture's experts into patterns, and not each of them is in each model
+warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys", category=RuntimeWarning)
 # a GPTQ base says how it is quantised, we say with which kernels
 warnings.filterwarnings("ignore", message="You passed `quantization_config`", category=UserWarning)
 # accelerate's and torch's words about FSDP 1, which was asked for

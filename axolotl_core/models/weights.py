@@ -1,39 +1,136 @@
-"""Weights of a folder of safetensors, one tensor at a time, and such a folder written anew shard by shard."""
+"""Weights of a folder of safetensors, one tensor at a time, and such a folder written anew shard by shard.
+
+Which files are the model is decided as transformers decides it: `model.safetensors`, else what
+`model.safetensors.index.json` names. Others beside them (`consolidated.safetensors` of Mistral's repositories) are no part of it.
+"""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.integrations import deepspeed
 
 from axolotl_core.errors import ModelError
 
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BESIDE = ("config.json", "generation_config.json", INDEX)
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Names of dtypes in the header of a safetensors file."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that are the model, sorted; none where the folder has no safetensors at all.
+
+    Raises ModelError: an index that is not JSON or names a file that is not there, files that nothing names.
+    """
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if (folder / INDEX).is_file():
+        files = [folder / name for name in indexed_files(folder)]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise ModelError(f"{folder / INDEX}: names {missing[0]}, which is not in the folder; fetch the missing file")
+        return files
+    stray = sorted(file.name for file in folder.glob("*.safetensors"))
+    if stray:
+        raise ModelError(
+            f"{folder}: holds {', '.join(stray)}, but neither {SINGLE} nor {INDEX}, which say what the model is; "
+            f"rename a single file to {SINGLE}, or add the index of several"
+        )
+    return []
+
+
+def indexed_files(folder: Path) -> list[str]:
+    """Names of the files that the index of a folder names, sorted. Raises ModelError for an index that is none."""
+    try:
+        names = {str(file) for file in json.loads((folder / INDEX).read_text(encoding="utf-8-sig"))["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{folder / INDEX}: is no index of weights, wanted JSON with a mapping weight_map; fetch the file again") from None
+    if outside := sorted(name for name in names if Path(name).name != name):
+        raise ModelError(f"{folder / INDEX}: names {outside[0]}, which is outside the folder; fetch the file again")
+    return sorted(names)
+
+
+def other_files(folder: Path) -> list[str]:
+    """Names of safetensors files beside the model's own, which are left out."""
+    own = set(weight_files(folder))
+    return sorted(file.name for file in folder.glob("*.safetensors") if file not in own)
 
 
 class Weights:
-    """Names → tensors of all `*.safetensors` of a folder; nothing is read before it is asked for."""
+    """Names → tensors of safetensors files; nothing is read before it is asked for.
 
-    def __init__(self, folder: Path) -> None:
+    files: name → file it is read from. tensors: name → tensor, which comes before the files.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path] | None = None) -> None:
+        """files: unset, those of the model in the folder. Raises ModelError for a name that is in two of them."""
         self.folder = folder
         self.files: dict[str, Path] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, "pt") as opened:
-                self.files |= dict.fromkeys(opened.keys(), file)
+        self.tensors: dict[str, Tensor] = {}
+        for file in weight_files(folder) if files is None else files:
+            try:
+                with safe_open(file, "pt") as opened:
+                    names = set(opened.keys())
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{file}: cannot be read as safetensors: {error}") from None
+            if twice := sorted(names & self.files.keys()):
+                raise ModelError(
+                    f"{folder}: {twice[0]} is in {self.files[twice[0]].name} and in {file.name}, so it is not clear which is the model's; "
+                    "remove one of the files"
+                )
+            self.files |= dict.fromkeys(names, file)
 
     def read(self, name: str) -> Tensor:
         """One tensor on the CPU. Raises ModelError when there is none of this name."""
+        if name in self.tensors:
+            return self.tensors[name]
         if name not in self.files:
             raise ModelError(f"{self.folder}: holds no weight called {name}; its files may be of another class than transformers runs")
         with safe_open(self.files[name], "pt") as opened:
             tensor: Tensor = opened.get_tensor(name)
         return tensor
+
+
+def weights_of_parameters(folder: Path, names: Iterable[str]) -> Weights:
+    """The model's weights by the names of its parameters.
+
+    The files of some families have other names (transformers 5 renames gpt_neox and most mixtures of experts when it loads and
+    saves them): where one of `names` is not in the files, these parameters come from the model as transformers loads it.
+    """
+    found, wanted = Weights(folder), set(names)
+    if not wanted <= found.files.keys():
+        parameters = dict(load_on_cpu(folder).named_parameters(remove_duplicate=False))
+        found.tensors = {name: parameters[name].detach() for name in wanted & parameters.keys()}
+    return found
+
+
+def load_on_cpu(folder: Path, dtype: torch.dtype | str = "auto") -> Any:
+    """The model of a folder, in its own dtype. Raises ModelError where a weight of the model is not in the files."""
+    with _without_zero3():
+        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{folder}: lacks the weight {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
+    return model
+
+
+@contextmanager
+def _without_zero3() -> Iterator[None]:
+    """In this block transformers loads a model in this process alone; under ZeRO 3 every process would have to take part."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
 
 
 def save_model(model: Any, out: Path, **settings: Any) -> None:
@@ -43,9 +140,25 @@ def save_model(model: Any, out: Path, **settings: Any) -> None:
         file.chmod(0o644)
 
 
+def replace_parameters(base: Path, out: Path, new: Mapping[str, Tensor]) -> None:
+    """Write the model of folder `base` to `out` with some parameters replaced, in the dtypes of its files.
+
+    new: parameter → tensor. Shard by shard where the files have the parameters' names, else as a model in memory.
+    """
+    if new.keys() <= Weights(base).files.keys():
+        rewrite(base, out, lambda name, old: new.get(name, old))
+        return
+    model = load_on_cpu(base)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if name in new:
+                parameter.copy_(new[name])
+    save_model(model, out)
+
+
 def rewrite(base: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> None:
     """Write the folder `base` to `out` with each tensor changed; shards, names and dtypes stay, one shard is in memory."""
-    for file in sorted(base.glob("*.safetensors")):
+    for file in weight_files(base):
         with safe_open(file, "pt") as opened:
             shard = {name: _changed(change, name, opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
             save_file(shard, out / file.name, metadata=opened.metadata() or {"format": "pt"})
@@ -60,7 +173,14 @@ def _changed(change: Callable[[str, Tensor], Tensor], name: str, tensor: Tensor)
 
 
 def dtype_of(folder: Path) -> torch.dtype:
-    """Number format of a model's files, as its config.json names it."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
-    return dtype
+    """The dtype that transformers loads a folder in with dtype="auto": that of config.json, else of the first float weight."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    if named := config.get("dtype") or config.get("torch_dtype"):
+        dtype: torch.dtype = getattr(torch, named)
+        return dtype
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as opened:
+            kinds = [opened.get_slice(name).get_dtype() for name in opened.keys()]  # noqa: SIM118
+        if found := next((DTYPES[kind] for kind in kinds if kind in DTYPES), None):
+            return found
+    return torch.float32

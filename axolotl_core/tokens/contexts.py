@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -38,14 +39,27 @@ def contexts(rows: Path) -> list[Context]:
     return sorted(found, key=lambda context: -context.used_s)
 
 
-def remove(found: Sequence[Context]) -> int:
-    """Throw contexts away; returns the bytes. A stage that reads one goes on: its files are mapped."""
+class Kept(Protocol):
+    """A folder that costs time only to lose: a context, or a finished run."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def used_s(self) -> float: ...
+
+
+def remove(found: Sequence[Kept]) -> int:
+    """Throw folders away; returns the bytes. A stage that reads a context goes on: its files are mapped."""
     for context in found:
         shutil.rmtree(context.folder, ignore_errors=True)
     return sum(context.bytes for context in found)
 
 
-def trim(found: Sequence[Context], most: int) -> int:
+def trim(found: Sequence[Kept], most: int) -> int:
     """Throw away those not used for longest until at most `most` bytes are left; returns the bytes."""
     left, gone = sum(context.bytes for context in found), []
     for context in sorted(found, key=lambda context: context.used_s):

@@ -1,98 +1,151 @@
-"""What was trained, written and read back: an artifact that does not hold what the model in memory does is an error.
+"""What was trained, written and read back.
 
     lora, qlora     adapter_config.json, adapter_model.safetensors
-    ReLoRA          a whole model: the base with the merged weights, in the base's own number format
-    all weights     a whole model, in the base's own number format
+    ReLoRA          a whole model: the base with the merged weights, in the dtype of the base
+    all weights     a whole model, in the dtype of the base
 
-Read back are names, shapes, whether something trained is wholly zero, and what the model then says of a row of the
-training data: the log-probabilities of its labels are those of the model in memory.
+Read back is what was written: each weight, by the name that the library gives it on loading, must be equal to the bit, with its
+shape, finite, and none may be lost between shards. What rounding to the base's 16 bits does to the loss is reported and never
+refused: it is the price of the dtype, not a mistake.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from axolotl_core.adapters import lora
 from axolotl_core.adapters.relora import Restarts
 from axolotl_core.errors import TrainError
-from axolotl_core.models.weights import Weights, dtype_of, rewrite, save_model
+from axolotl_core.models.weights import Weights, dtype_of, load_on_cpu, replace_parameters, save_model
 from axolotl_core.training import whole
 from axolotl_core.training.batches import Inputs
 from axolotl_core.training.parallel import Parallel
 
-ROUNDED = 0.05
-"""Largest difference of a log-probability, in nats, that rounding the weights to the base's 16 bits may make."""
+
+@dataclass(frozen=True)
+class Rounding:
+    """Loss in nats a token on a few rows, with the weights as trained and as written."""
+
+    dtype: str
+    loss_before: float
+    loss_after: float
 
 
-def write(parallel: Parallel, model: Any, base: Path, out: Path, base_model: str, restarts: Restarts | None, probe: Inputs) -> str:
-    """Write to `out` and read it back; the artifact's kind. Every process must call this, rank 0 writes.
+@dataclass(frozen=True)
+class Written:
+    """kind: `lora` or `full`. rounding: None where nothing was rounded. notes: sentences for the user."""
 
-    model: unwrapped, with its adapter; probe: a row of the training data. Raises TrainError when the two differ.
+    kind: str
+    rounding: Rounding | None = None
+    notes: Sequence[str] = ()
+
+
+def write(
+    parallel: Parallel, model: Any, base: Path, out: Path, base_model: str, restarts: Restarts | None, rows: Sequence[Inputs]
+) -> Written:
+    """Write to `out` and read it back. Every process must call this, rank 0 writes.
+
+    model: unwrapped, with its adapter; rows: what the loss before and after rounding is taken on.
+    Raises TrainError for a weight that is not finite, or is not read back as it was written.
     """
     out = Path(parallel.share(str(out)))
-    wanted = whole.weights(parallel)
-    said = _says(parallel, probe)
+    weights = whole.weights(parallel)
     if restarts:
         merged = restarts.weights() | {
-            lora.file_name(name).removeprefix("base_model.model."): weight for name, weight in wanted.items() if "lora_" not in name
+            lora.file_name(name).removeprefix("base_model.model."): weight for name, weight in weights.items() if "lora_" not in name
         }
-        if parallel.main:
-            rewrite(base, out, lambda name, old: merged.get(name, old))
-            _same(Weights(out), merged, dtype_of(base))
-        parallel.wait()
-        return "full"
+        take = None if restarts.quantised else restarts.take
+        return _write_full(parallel, base, out, merged, lambda: replace_parameters(base, out, merged), take, rows)
     if hasattr(model, "peft_config"):
         if parallel.main:
-            lora.save(model, out, base_model, wanted)
+            _finite(out, weights)
+            lora.save(model, out, base_model, weights)
+            files = Weights(out, [out / lora.WEIGHTS])
+            _same(out, {name: files.read(lora.file_name(name)) for name in weights}, weights)
         parallel.wait()
-        _back(parallel, Weights(out), {name: lora.file_name(name) for name in wanted}, wanted)
-        _agree(_says(parallel, probe), said, 0.0 if parallel.kind != "deepspeed" else ROUNDED, out)
-        return "lora"
-    dtype = dtype_of(base)
+        return Written("lora", notes=_untouched(weights))
     model.config.use_cache = True
-    if parallel.main:
-        save_model(model, out, state_dict={name: weight.to(dtype) for name, weight in wanted.items()})
+    buffers = dict(_persistent_buffers(model))
+
+    def save() -> None:
+        dtype = dtype_of(base)
+        save_model(model, out, state_dict={name: weight.to(dtype) for name, weight in weights.items()} | buffers)
         config = json.loads((out / "config.json").read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
         (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    return _write_full(parallel, base, out, weights, save, lambda rounded: whole.load_weights(parallel, rounded), rows)
+
+
+def _write_full(
+    parallel: Parallel,
+    base: Path,
+    out: Path,
+    weights: Mapping[str, Tensor],
+    save: Callable[[], None],
+    take: Callable[[dict[str, Tensor]], None] | None,
+    rows: Sequence[Inputs],
+) -> Written:
+    """weights: by the model's names; save: writes them; take: puts rounded ones into the model in memory, if it can have them."""
+    dtype = dtype_of(base)
+    rounded = {name: weight.to(dtype) for name, weight in weights.items()}
+    if parallel.main:
+        _finite(out, rounded)
+        save()
+        _same(out, dict(load_on_cpu(out).named_parameters(remove_duplicate=False)), rounded)
     parallel.wait()
-    written = {name: weight.to(dtype) for name, weight in wanted.items()}
-    _back(parallel, Weights(out), {name: name for name in wanted}, written)
-    _agree(_says(parallel, probe), said, 0.0 if dtype == torch.float32 else ROUNDED, out)
-    return "full"
+    if take is None or all(torch.equal(rounded[name].to(weight.dtype), weight) for name, weight in weights.items()):
+        return Written("full")
+    before = _loss(parallel, rows)
+    take({name: weight.float() for name, weight in rounded.items()})
+    return Written("full", Rounding(str(dtype).removeprefix("torch."), before, _loss(parallel, rows)))
 
 
-def _says(parallel: Parallel, probe: Inputs) -> Tensor:
-    parallel.objective.eval()
-    loss_N, _ = parallel.objective(probe, each=True)
-    result: Tensor = loss_N
-    return result
-
-
-def _back(parallel: Parallel, files: Weights, names: Mapping[str, str], wanted: Mapping[str, Tensor]) -> None:
-    """Put the files' weights into the model. Raises TrainError for a shape that differs or a weight that is wholly zero."""
-    found = {name: files.read(plain) for name, plain in names.items()}
-    for name, weight in found.items():
-        if weight.shape != wanted[name].shape:
-            raise TrainError(f"{files.folder}: {name} was read back as {tuple(weight.shape)}, wanted {tuple(wanted[name].shape)}")
-        if not weight.any() and wanted[name].ndim > 1:
+def _finite(out: Path, weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
             raise TrainError(
-                f"{files.folder}: {name} is wholly zero after training, so nothing reached it; look at learning_rate, "
-                "warmup_steps and lora_target_modules"
+                f"{out}: {name} has values that are not finite in {str(weight.dtype).removeprefix('torch.')}; lower learning_rate, "
+                "or take a base of another dtype"
             )
-    whole.load_weights(parallel, found)
 
 
-def _same(files: Weights, wanted: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def _same(out: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises TrainError for a weight that is not what was written; found may keep some in fp32, which holds every 16-bit value."""
     for name, weight in wanted.items():
-        if not torch.equal(files.read(name), weight.to(dtype)):
-            raise TrainError(f"{files.folder}: {name} was not read back as it was written")
+        if name not in found:
+            raise TrainError(f"{out}: {name} was written and is not read back")
+        if found[name].shape != weight.shape:
+            raise TrainError(f"{out}: {name} was read back as {tuple(found[name].shape)}, wanted {tuple(weight.shape)}")
+        if not torch.equal(found[name].detach(), weight.to(found[name].dtype)):
+            raise TrainError(f"{out}: {name} was not read back as it was written")
 
 
-def _agree(now: Tensor, before: Tensor, tolerance: float, out: Path) -> None:
-    difference = float((now - before).abs().max()) if len(now) else 0.0
-    if not difference <= tolerance:
-        raise TrainError(f"{out}: the artifact read back gives other logits than the model in memory, by {difference:.2g} nats of a label")
+def _untouched(weights: Mapping[str, Tensor]) -> list[str]:
+    """Updates that are still zero: usual for an expert that the data never reached, a mistake where it is all of them."""
+    zero = [name for name, weight in weights.items() if weight.ndim > 1 and not weight.any()]
+    if not zero:
+        return []
+    matrices = sum(weight.ndim > 1 for weight in weights.values())
+    return [
+        f"{len(zero)} of {matrices} trained matrices are still zero, the first is {zero[0]}: no gradient reached them; "
+        "if that is not meant, look at learning_rate, warmup_steps and lora_target_modules"
+    ]
+
+
+def _loss(parallel: Parallel, rows: Sequence[Inputs]) -> float:
+    parallel.objective.eval()
+    losses = torch.cat([parallel.objective(inputs, each=True)[0].cpu().double() for inputs in rows])
+    return float(losses.mean())
+
+
+def _persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a state dict holds besides parameters; asked of the modules, since FSDP's state dict would gather all weights."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}".removeprefix("."), buffer.detach().cpu()

@@ -132,7 +132,7 @@ def open_rows(packed: Path, part: str, tokens: Path, facts: dict, pad_id: int) -
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on and rows held out; names: data sets; tokens: of all training rows."""
+    """Rows to train on and rows held out; names: data sets; tokens: of all training rows; new_tokens: new to the base model."""
 
     train: RowSource
     held_out: RowSource
@@ -141,3 +141,4 @@ class Data:
     tokens: int
     trained_tokens: int
     tokenizer: Tokenizer
+    new_tokens: Sequence[str] = ()

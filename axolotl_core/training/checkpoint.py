@@ -6,6 +6,8 @@
     state.json            step, rows of the log, and what the run is of: train key, options, inputs
     COMPLETE              digest of each file, written last: a folder without it is no checkpoint
 
+`best/` beside them has the weights of the best evaluation. A run that is over keeps its last checkpoint, and FINISHED says so.
+
 No random state: what is drawn in a step is a function of the seed and the step. No number of processes: see whole.py.
 A damaged one is passed over for the one before. The run's folder is locked while a process trains in it: a killed
 `dvc repro` can leave its trainer alive.
@@ -15,7 +17,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +27,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from axolotl_core.artifacts.checkpoints import COMPLETE, damaged
+from axolotl_core.artifacts.checkpoints import COMPLETE, FINISHED, damaged
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.scratch import building, replace, write_atomically
 from axolotl_core.errors import TrainError
+
+BEST, STATE = "best", "state.json"
 
 
 @contextmanager
@@ -72,10 +76,25 @@ def save(run: Path, name: str, saved: Checkpoint) -> None:
         if saved.merged:
             os.link(saved.merged, new / "merged.safetensors")
         state = {"step": saved.step, "log": saved.log, "identity": saved.identity}
-        (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        (new / STATE).write_text(json.dumps(state), encoding="utf-8")
         digests = {file.name: digest_file(file) for file in sorted(new.iterdir())}
         write_atomically(new / COMPLETE, json.dumps(digests).encode())
         replace(new, run / name)
+
+
+def replace_log(run: Path, name: str, log: list[dict[str, Any]]) -> None:
+    """Give `run/<name>` the rows of the log that came after it; the weights stay where they lie."""
+    old = run / name
+    with building(old, run / "tmp") as folder:
+        new = folder / "checkpoint"
+        new.mkdir()
+        digests = json.loads((old / COMPLETE).read_text(encoding="utf-8"))
+        for file in digests.keys() - {STATE}:
+            os.link(old / file, new / file)
+        (new / STATE).write_text(json.dumps(state_of(old) | {"log": log}), encoding="utf-8")
+        digests[STATE] = digest_file(new / STATE)
+        write_atomically(new / COMPLETE, json.dumps(digests).encode())
+        replace(new, old)
 
 
 def rotate(run: Path, keep: int) -> None:
@@ -86,7 +105,7 @@ def rotate(run: Path, keep: int) -> None:
 
 def read(folder: Path) -> Checkpoint:
     """A checkpoint that is not `damaged`."""
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    state = state_of(folder)
     stored = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
     merged = folder / "merged.safetensors"
     return Checkpoint(
@@ -100,16 +119,48 @@ def read(folder: Path) -> Checkpoint:
     )
 
 
-def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and sentences about those that were passed over."""
+def newest(run: Path, unusable: Callable[[Path], str | None] = damaged) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that can be used, and sentences about those that were passed over. unusable: why one cannot, or None."""
     told: list[str] = []
     for step in reversed(steps(run)):
         folder = run / f"step-{step}"
-        bad = damaged(folder)
+        bad = unusable(folder)
         if bad is None:
             return folder, told
-        told.append(f"checkpoint {folder} is damaged ({bad}); the one before is used")
+        told.append(f"checkpoint {folder} is passed over ({bad}); the one before is used")
     return None, told
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """{"step", "log", "identity"} of a checkpoint that is not `damaged`, without its weights."""
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def without_best(run: Path, step: int) -> str | None:
+    """What is wrong with `best/` as the weights of `step`, or None."""
+    if bad := damaged(run / BEST):
+        return f"the weights of the best evaluation, step {step}, are gone: {bad}"
+    if (has := state_of(run / BEST)["step"]) != step:
+        return f"the weights of the best evaluation are those of step {has}, wanted step {step}"
+    return None
+
+
+def finish(run: Path) -> None:
+    """The artifact is in place: keep what a branch or a lost artifact needs, the last checkpoint and the best, nothing else."""
+    write_atomically(run / FINISHED, b"")
+    rotate(run, keep=1)
+    for merged in run.glob("merged-*.safetensors"):  # the checkpoint has a link of its own
+        merged.unlink()
+    shutil.rmtree(run / "tmp", ignore_errors=True)
+
+
+def begin_anew(run: Path) -> None:
+    """A finished run that is to be made once more: its checkpoints go. Those of one that was interrupted stay."""
+    if (run / FINISHED).exists():
+        forget(run, after=0)
+        shutil.rmtree(run / BEST, ignore_errors=True)
+    (run / FINISHED).unlink(missing_ok=True)
 
 
 def forget(run: Path, after: int) -> None:

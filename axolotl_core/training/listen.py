@@ -1,5 +1,6 @@
 """Who listens to a run besides the CSV files. Their packages are imported when they are asked for."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from axolotl_core.training.track import Listener
 def listeners_of(tracking: Tracking, identity: dict[str, Any], root: Path, model: Any) -> Sequence[Listener]:
     """What `tracking` asks for. identity: key and params of the run; root: the project. Raises MachineError."""
     found: list[Listener] = []
-    if tracking.wandb_mode != "disabled" and (tracking.wandb_mode or tracking.wandb_project):
+    mode = tracking.wandb_mode or os.environ.get("WANDB_MODE")
+    if mode != "disabled" and (tracking.wandb_mode or tracking.wandb_project or os.environ.get("WANDB_PROJECT")):
         from axolotl_core.training.listeners.weights_and_biases import WeightsAndBiases
 
         found.append(WeightsAndBiases(tracking, identity["key"], identity["params"], root, model))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_core.adapters.relora import Restarts
-from axolotl_core.errors import Interrupted
+from axolotl_core.errors import Interrupted, TrainError
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
@@ -45,7 +45,8 @@ class Outcome:
 class Loop:
     """One run: `parallel` holds the wrapped model and optimizer; run: the folder of its checkpoints, which is locked.
 
-    prune: share of the optimizer's state that goes with each of the restarts; predict: rows of the table of predictions.
+    prune: share of the optimizer's state that goes with each of the restarts; predict: rows of the table of predictions;
+    since: the step of the checkpoint that the run branches from, whose evaluations are another run's.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Loop:
         prune: float = 1.0,
         listeners: Sequence[Listener] = (),
         predict: Callable[[], list[dict[str, Any]]] | None = None,
+        since: int = 0,
     ) -> None:
         self.parallel, self.rows, self.plan, self.schedule, self.run = parallel, rows, plan, schedule, run
         self.identity, self.training, self.machine, self.tracking = identity, training, machine, tracking
         self.measure, self.restarts, self.prune = measure, restarts, prune
-        self.listeners, self.predict = listeners, predict
+        self.listeners, self.predict, self.since = listeners, predict, since
 
     def train(self, start: Checkpoint | None, told: Sequence[str] = ()) -> Outcome:
         """From a checkpoint or from the beginning. Raises TrainError for a loss that is not finite, Interrupted for a signal."""
@@ -104,7 +106,9 @@ class Loop:
                 asked |= numbers.stop
             return asked
 
-        if is_over(self.log, self.training):
+        if done == self.plan.total and self.measure and not any(row["step"] == done and "eval_loss" in row for row in self.log):
+            self._evaluate(done, tracker)
+        if is_over(self.log, self.training, self.since):
             return done
         step = done
         for step in range(done + 1, self.plan.total + 1):
@@ -130,28 +134,35 @@ class Loop:
             evaluates, saves = self.measure is not None and self.evaluates(step), self.saves(step)
             if evaluates or saves or stop or report.arrived is None or step == self.plan.total:
                 stop |= read_all()
+            last = step == self.plan.total
+            if last:  # a run that is over has a checkpoint, whatever becomes of its evaluation and of what is written then
+                self._save(f"step-{step}", step)
             if evaluates:
-                assert self.measure is not None
-                tracker.evaluated(step, self.measure())
-                self._predict(step)
-                if keeps_best(self.training) and best_step(self.log, self.training) == step:
-                    self._save("best", step, with_optimizer=False)
-            if saves or (stop and step < self.plan.total):
+                self._evaluate(step, tracker)
+            if last and self.parallel.main:
+                checkpoint.replace_log(self.run, f"step-{step}", self.log)
+            over = evaluates and is_over(self.log, self.training, self.since)
+            if (saves or stop or over) and not last:
                 self._save(f"step-{step}", step)
                 tracker.pause()
-            if stop and step < self.plan.total:
+            if stop and not last:
                 raise Interrupted(
                     f"training was asked to end: checkpoint {self.run / f'step-{step}'} was written, the same command goes on from it"
                 )
-            if evaluates and is_over(self.log, self.training):
+            if over:
                 tracker.say(f"no better evaluation in {self.training.early_stopping_patience}: stopped at step {step}")
                 break
         return step
 
-    def _predict(self, step: int) -> None:
+    def _evaluate(self, step: int, tracker: Tracker) -> None:
+        """Take the validation numbers, show the predictions, and keep the weights if they are the best so far."""
+        assert self.measure is not None
+        tracker.evaluated(step, self.measure())
         rows = self.predict() if self.predict and self.listeners else []
         for listener in self.listeners if rows else ():
             listener.table(step, rows)
+        if self._best() == step:
+            self._save(checkpoint.BEST, step, with_optimizer=False)
 
     def evaluates(self, step: int) -> bool:
         """Whether held-out rows are measured after step `step` (from 1); always after the last."""
@@ -186,6 +197,10 @@ class Loop:
                 listener.saved(step, self.run / name)
         self.parallel.wait()
 
+    def _best(self) -> int | None:
+        """The step whose weights are the result, if they are not the last; None where the best are not kept."""
+        return best_step(self.log, self.training, self.since) if keeps_best(self.training) else None
+
     def _restore(self, start: Checkpoint) -> None:
         if self.restarts and start.merged:
             self.restarts.restore(self.run, start.merged, self.parallel)
@@ -194,11 +209,15 @@ class Loop:
         whole.load_optimizer_states(self.parallel, start.optimizer)
         if self.parallel.scaler and start.scaler:
             self.parallel.scaler.load_state_dict(start.scaler)
+        if self._best() == start.step:
+            self._save(checkpoint.BEST, start.step, with_optimizer=False)
 
     def _take_best(self, last: int, tracker: Tracker) -> int:
-        best = best_step(self.log, self.training) if keeps_best(self.training) else None
+        best = self._best()
         if best is None or best == last:
             return last
-        whole.load_weights(self.parallel, checkpoint.read(self.run / "best").weights)
+        if bad := checkpoint.without_best(self.run, best):
+            raise TrainError(f"{self.run}: {bad}; the same command goes on from the checkpoint before it")
+        whole.load_weights(self.parallel, checkpoint.read(self.run / checkpoint.BEST).weights)
         tracker.say(f"the weights are those of step {best}, the best evaluation")
         return best

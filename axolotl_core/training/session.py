@@ -1,12 +1,13 @@
 """A training from inputs to artifact: model, processes, schedule, the loop, what is written."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from axolotl_core.adapters.relora import Restarts
+from axolotl_core.errors import ParamsError
 from axolotl_core.evaluation.measure import measure
 from axolotl_core.evaluation.predictions import predictions
 from axolotl_core.evaluation.replies import prompts
@@ -15,10 +16,12 @@ from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.evaluation import Evaluation
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
+from axolotl_core.params.paths import path_in
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
 from axolotl_core.training import artifact, checkpoint, resume
-from axolotl_core.training.batches import Data, Inputs, RowSource
+from axolotl_core.training.batches import Data, Inputs
+from axolotl_core.training.checkpoint import Checkpoint
 from axolotl_core.training.listen import listeners_of
 from axolotl_core.training.loop import Loop
 from axolotl_core.training.memory import explained
@@ -28,7 +31,11 @@ from axolotl_core.training.parallel import Parallel
 from axolotl_core.training.plan import Plan, shares
 from axolotl_core.training.schedule import make_schedule
 from axolotl_core.training.setup import set_up
-from axolotl_core.training.summary import arithmetic, metrics
+from axolotl_core.training.stop import wants_validation
+from axolotl_core.training.summary import arithmetic, metrics, rounded
+
+ROUNDING_ROWS = 8
+"""Rows that the loss before and after rounding is taken on."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +70,23 @@ def train_model(
     identity: dict[str, Any],
     root: Path,
     branch: Path | None = None,
+    anew: bool = False,
 ) -> Trained:
     """Train and write the artifact to `out`. Called by every process; only rank 0 writes.
 
     base: a folder with the base's weights; run: the folder of the run's checkpoints; identity: what the run is of;
-    root: what paths in params.yaml are relative to; branch: a checkpoint of another run to go on from.
-    Raises TrainError, ModelError, MachineError, Interrupted.
+    root: what paths in params.yaml are relative to; branch: a checkpoint of another run to go on from; anew: train once more
+    what was trained to its end.
+    Raises ParamsError, TrainError, ModelError, MachineError, Interrupted.
     """
     adapter, training, machine = asked.adapter, asked.training, asked.machine
     lengths = data.train.lengths() if training.group_by_length else ()
     assert training.batch_size is not None, "resolved when params.yaml was read"
+    if not len(data.held_out) and (option := wants_validation(training)):
+        raise ParamsError(
+            f"training.{option} wants held-out rows, but packing.val_set_size holds out none of {len(data.train):,} rows; "
+            "set it to a larger share, or to a count such as 1"
+        )
     plan = Plan(len(data.train), training.batch_size, training.num_epochs, training.seed, training.max_steps, lengths)
     schedule = make_schedule(training, adapter, plan.total)
     parallel: Parallel | None = None
@@ -81,12 +95,14 @@ def train_model(
         ready = set_up(
             base,
             vocabulary=data.tokenizer.size,
+            new_tokens=data.new_tokens,
+            sequence_len=data.train.sequence_len,
             packed=data.packed,
             model=asked.model,
             adapter=adapter,
             training=training,
             machine=machine,
-            goes_on_from=root / adapter.lora_model_dir if adapter.lora_model_dir else None,
+            goes_on_from=path_in(root, adapter.lora_model_dir) if adapter.lora_model_dir else None,
         )
         trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
         parallel = Parallel(machine, ready.precision, root, device=ready.device, max_grad_norm=training.max_grad_norm, model=ready.model)
@@ -95,9 +111,7 @@ def train_model(
             stack.enter_context(checkpoint.locked(run))
         for line in (*arithmetic(plan, schedule, parallel.world, machine, training, data), ready.arithmetic(), *parallel.told):
             parallel.say(line)
-        start, told = resume.pick(run, asked.tracking, identity, root, branch)
-        if parallel.main:
-            checkpoint.forget(run, after=start.step if start else 0)
+        start, told = _start(parallel, run, asked, identity, root, branch, anew)
         restarts = Restarts(ready.model, base, adapter.relora_steps, on_cpu=adapter.relora_cpu_offload) if adapter.relora_steps else None
         objective = Objective(ready.model, ready.how, parallel.autocast, training.neftune_noise_alpha)
         parallel.prepare(objective, make_optimizer(ready.model.named_parameters(), training, adapter))
@@ -114,16 +128,19 @@ def train_model(
             training=training,
             machine=machine,
             tracking=asked.tracking,
-            measure=(lambda: held_out_numbers(parallel, data, machine.micro_batch_size)) if _has_targets(data.held_out) else None,
+            measure=(lambda: held_out_numbers(parallel, data, machine.micro_batch_size)) if len(data.held_out) else None,
             restarts=restarts,
             prune=adapter.relora_prune_ratio,
             listeners=listeners,
             predict=partial(_predict, ready.model, ready.how, data, asked.evaluation) if parallel.kind in ("alone", "ddp") else None,
+            since=resume.branched_at(branch),
         )
         outcome = loop.train(start, told)
-        probe = next(row for row in range(len(data.train)) if data.train.targets([row]))
-        inputs = data.train.batch([probe]).place(parallel.device)
-        kind = artifact.write(parallel, ready.model, base, out, asked.model.base_model, restarts, inputs)
+        seen = data.held_out if len(data.held_out) else data.train
+        rows = [seen.batch([row]).place(parallel.device) for row in range(min(ROUNDING_ROWS, len(seen)))]
+        written = artifact.write(parallel, ready.model, base, out, asked.model.base_model, restarts, rows)
+        for line in (*written.notes, *rounded(written.rounding)):
+            parallel.say(line)
         for listener in listeners:
             listener.ended(out)
         found = metrics(outcome.log, outcome.step) | {
@@ -135,11 +152,29 @@ def train_model(
             "processes": parallel.world,
             "tokens_per_s": outcome.tokens_per_s,
         }
-        return Trained(outcome.log, kind, found)
+        if written.rounding:
+            found["rounding"] = asdict(written.rounding)
+        return Trained(outcome.log, written.kind, found)
 
 
-def _has_targets(rows: RowSource) -> bool:
-    return any(rows.targets([row]) for row in range(len(rows)))
+def _start(
+    parallel: Parallel, run: Path, asked: Asked, identity: dict[str, Any], root: Path, branch: Path | None, anew: bool
+) -> tuple[Checkpoint | None, list[str]]:
+    """Where the run begins: rank 0 chooses, for the others may see the folder as it was. Later checkpoints go."""
+    told: list[str] = []
+    chosen: Path | None = None
+    if parallel.main:
+        if anew:
+            checkpoint.begin_anew(run)
+        chosen, told = resume.choose(run, asked.tracking, asked.training, root, branch)
+    shared = parallel.share(str(chosen or ""))
+    start = None
+    if shared:
+        start, sentence = resume.read(Path(shared), identity, branch)
+        told = [*told, sentence]
+    if parallel.main:
+        checkpoint.forget(run, after=start.step if start else 0)
+    return start, told
 
 
 def _predict(model: Any, how: How, data: Data, evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The model as it is trained: loaded, quantised, with its adapter, compiled, in its number formats."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from axolotl_core.adapters import lora
 from axolotl_core.models.load import Loaded, device_of, load_model
 from axolotl_core.models.packing import How, bare, self_test
+from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
@@ -41,6 +43,8 @@ def set_up(
     base: Path,
     *,
     vocabulary: int,
+    new_tokens: Sequence[str],
+    sequence_len: int,
     packed: bool,
     model: Model,
     adapter: Adapter,
@@ -48,15 +52,23 @@ def set_up(
     machine: Machine,
     goes_on_from: Path | None,
 ) -> Ready:
-    """base: a folder with the base's weights; vocabulary: tokens of the tokenizer; goes_on_from: lora_model_dir.
+    """base: a folder with the base's weights; vocabulary: tokens of the tokenizer; new_tokens: those that params.yaml adds to it;
+    goes_on_from: lora_model_dir.
 
-    Raises ModelError where model, adapter, packing or attention do not fit each other.
+    Raises ParamsError for rows longer than learned positions and for new tokens that nothing trains; ModelError where model,
+    adapter, packing or attention do not fit each other.
     """
     device = device_of(machine)
     whole = adapter.adapter is None
     precision = choose(training, model, device, whole=whole)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(machine.tf32)
     dtype = precision.trained if whole else precision.frozen
+    shape = model_on_meta(base)
+    check_positions(shape, sequence_len)
+    if not whole and goes_on_from is None:
+        check_new_tokens(
+            shape, new_tokens, {name.rpartition(".")[2] for name in (*adapter.lora_modules_to_save, *adapter.lora_target_modules)}
+        )
     loaded = load_model(
         base,
         machine,

@@ -28,19 +28,24 @@ def keeps_best(training: Training) -> bool:
     return training.load_best_model_at_end
 
 
-def best_step(log: list[dict[str, Any]], training: Training) -> int | None:
-    """Step of the best evaluation after training began, the first of equals."""
+def wants_validation(training: Training) -> str | None:
+    """The option that is nothing without held-out rows, if one is set."""
+    return next((option for option in ("early_stopping_patience", "load_best_model_at_end") if getattr(training, option)), None)
+
+
+def best_step(log: list[dict[str, Any]], training: Training, since: int = 0) -> int | None:
+    """Step of the best evaluation after step `since`, where training (or this branch of one) began; the first of equals."""
     column, higher = metric_of(training)
-    found = [(row[column], row["step"]) for row in log if row.get(column) is not None and row["step"] > 0]
+    found = [(row[column], row["step"]) for row in log if row.get(column) is not None and row["step"] > since]
     if not found:
         return None
     best = max(value for value, _ in found) if higher else min(value for value, _ in found)
     return next(step for value, step in found if value == best)
 
 
-def is_over(log: list[dict[str, Any]], training: Training) -> bool:
-    """Whether the last `early_stopping_patience` evaluations were none better than the best before them."""
-    patience, best = training.early_stopping_patience, best_step(log, training)
+def is_over(log: list[dict[str, Any]], training: Training, since: int = 0) -> bool:
+    """Whether, after step `since`, the last `early_stopping_patience` evaluations were none better than the best before them."""
+    patience, best = training.early_stopping_patience, best_step(log, training, since)
     if patience is None or best is None:
         return False
     column, _ = metric_of(training)

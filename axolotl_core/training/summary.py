@@ -4,6 +4,7 @@ from typing import Any
 
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.training import Training
+from axolotl_core.training.artifact import Rounding
 from axolotl_core.training.batches import Data
 from axolotl_core.training.plan import Plan, shares
 from axolotl_core.training.schedule import Schedule, warmup_steps
@@ -48,6 +49,13 @@ def metrics(log: list[dict[str, Any]], step: int) -> dict[str, Any]:
         "eval_loss_before": held_out.get(0),
         "eval_loss_after": held_out.get(step),
     }
+
+
+def rounded(rounding: Rounding | None) -> list[str]:
+    """What rounding the weights to the base's dtype did to the loss, as lines for the user."""
+    if rounding is None:
+        return []
+    return [f"weights rounded to the base's {rounding.dtype}: loss {rounding.loss_before:.4f} → {rounding.loss_after:.4f} on a few rows"]
 
 
 def said(found: dict[str, Any]) -> str:

@@ -111,11 +111,16 @@ def peak_memory() -> int:
 
 
 def write_csv(path: Path, log: list[dict[str, Any]], columns: Sequence[str]) -> None:
-    """The rows of the log that have these columns, as `dvc plots` draws them."""
+    """The rows of the log with one of these columns besides the step, as `dvc plots` draws them.
+
+    What else such a row has gets a column behind these; what it lacks is an empty cell.
+    """
+    rows = [row for row in log if row.keys() & set(columns) - {"step"}]
+    others = sorted({name for row in rows for name in row} - set(columns))
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, (*columns, *others), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row for row in log if row.keys() == set(columns))
+        writer.writerows(rows)
 
 
 def _clock(seconds: float) -> str:

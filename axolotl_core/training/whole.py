@@ -77,6 +77,7 @@ def load_optimizer_states(parallel: Parallel, saved: States) -> None:
         "param_groups": optimizer.state_dict()["param_groups"],
     }
     optimizer.load_state_dict(document)
+    _keep_dtypes(optimizer, states)
     _page(optimizer)
 
 
@@ -118,6 +119,15 @@ def _cut_like(parameter: nn.Parameter, state: dict[str, Any]) -> dict[str, Any]:
         fits = isinstance(value, Tensor) and value.shape == parameter.shape
         cut[key] = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements) if fits else value
     return cut
+
+
+def _keep_dtypes(optimizer: Optimizer, states: dict[nn.Parameter, dict[str, Any]]) -> None:
+    """torch loads a state in the dtype of its parameter, and adafactor's is fp32 beside weights of bf16."""
+    for parameter, state in states.items():
+        for key, value in state.items():
+            has = optimizer.state[parameter].get(key)
+            if isinstance(has, Tensor) and isinstance(value, Tensor) and has.dtype != value.dtype:
+                optimizer.state[parameter][key] = value.to(has.device)
 
 
 def _page(optimizer: Optimizer) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from axolotl_core import lookup
 from axolotl_core.artifacts.key import StatCache
@@ -15,9 +16,10 @@ from axolotl_core.attention.choose import KINDS, choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import ModelError, ParamsError
 from axolotl_core.models.load import grow_embeddings, load_model
-from axolotl_core.models.packing import How, block_mask, forward, self_test, splits
+from axolotl_core.models.packing import TOLERANCE, How, _probe, block_mask, forward, self_test, small_model, splits
 from axolotl_core.models.packs import FAMILIES, packs_of
 from axolotl_core.models.pin import pin_model, weights_folder
+from axolotl_core.models.weights import INDEX, SINGLE
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 
@@ -180,7 +182,7 @@ def test_a_checkpoint_without_safetensors_is_converted_once(tmp_path: Path, mode
     [
         ("notes.gguf", "notes.gguf: got a file that is not GGUF, wanted a .gguf file, a folder or a hub repository"),
         ("short.gguf", "short.gguf: cannot be read as a model"),
-        ("hollow", "hollow: cannot be read as a model"),
+        ("hollow", "hollow/model.safetensors: cannot be read as safetensors"),
         ("empty", "empty: holds no config.json, so it is no model that transformers can read"),
         ("nobody/nothing", "nobody/nothing: the hub cannot be reached .*; fetch on a machine with a network"),
     ],
@@ -210,3 +212,78 @@ def test_a_class_that_the_model_is_not_is_told(tmp_path: Path, model_folder: Pat
             token=False,
             stats=StatCache(tmp_path / "s"),
         )
+
+
+def test_the_noise_of_eight_bits_is_no_leak(tmp_path: Path):
+    """LLM.int8 multiplies columns with an outlier apart, and which these are depends on all tokens of the batch."""
+    model = random_model("llama", "sdpa")
+    for layer in model.model.layers:
+        layer.input_layernorm.weight.data.fill_(2.5)  # so that some columns pass the threshold of 6 and some do not
+        layer.post_attention_layernorm.weight.data.fill_(2.5)
+    model.save_pretrained(tmp_path)
+    settings = {"vocabulary": 64, "packed": True, "dtype": torch.float32}
+    model = load_model(tmp_path, Machine(device="cpu"), **settings, quantise=Model(base_model="x", load_in_8bit=True)).model
+    first, _, second = _probe(model)
+    with torch.no_grad():
+        alone = forward(model, *second, How())
+        packed = forward(model, *(torch.cat(pair, 1) for pair in zip(first, second, strict=True)), How())[:, -5:]
+    assert float((packed - alone).abs().max() / alone.abs().max()) > TOLERANCE[torch.float32], "it would look like a leak"
+    self_test(model, How())
+
+
+def test_a_leak_is_found_before_the_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = transformers.AutoConfig.for_model("bloom", vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(ModelError, match="packed samples see each other in BloomForCausalLM"):
+        load_model(tmp_path, Machine(device="cpu"), vocabulary=64, packed=True)
+
+
+def test_a_small_model_keeps_every_kind_of_layer():
+    config = transformers.AutoConfig.for_model("gemma3_text", num_hidden_layers=26)
+    small = small_model(config, "eager", torch.device("cpu"))
+    assert set(small.config.layer_types) == {"sliding_attention", "full_attention"}
+    assert config.num_hidden_layers == 26
+
+
+def a_base(folder: Path, extra: dict[str, str]) -> Path:
+    """A random llama in two shards with its index, and further safetensors: name → name of the tensor in it."""
+    model = random_model("llama", "sdpa")
+    model.save_pretrained(folder, max_shard_size="30KB")
+    for name, tensor in extra.items():
+        save_file({tensor: torch.zeros(64, 32)}, folder / name)
+    return folder
+
+
+def test_files_that_the_index_does_not_name_are_no_part_of_the_model(tmp_path: Path):
+    plain, beside = a_base(tmp_path / "plain", {}), a_base(tmp_path / "beside", {"consolidated.safetensors": "tok_embeddings.weight"})
+    facts = []
+    for folder in (plain, beside):
+        (tmp_path / f"pin-{folder.name}").mkdir()
+        found = pin_model(
+            Model(base_model=str(folder)), tmp_path, tmp_path / f"pin-{folder.name}", token=False, stats=StatCache(tmp_path / "s.json")
+        )
+        facts.append(found)
+        pin = json.loads((tmp_path / f"pin-{folder.name}" / "pin.json").read_text())
+        assert "consolidated.safetensors" not in [entry["file"] for entry in pin["files"]]
+    assert facts[1] == facts[0] | {"not_of_the_model": ["consolidated.safetensors"]}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / INDEX).unlink(), f"but neither {SINGLE} nor {INDEX}, which say what the model is"),
+        (lambda folder: (folder / INDEX).write_text("[]"), f"{INDEX}: is no index of weights, wanted JSON with a mapping weight_map"),
+        (lambda folder: sorted(folder.glob("*.safetensors"))[0].unlink(), f"{INDEX}: names .*, which is not in the folder"),
+        (
+            lambda folder: shutil.copyfile(*[sorted(folder.glob("*.safetensors"))[i] for i in (0, 1)]),
+            "is in .*safetensors and in .*safetensors, so it is not clear which is the model's; remove one of the files",
+        ),
+    ],
+)
+def test_weights_that_are_not_clear_are_refused(tmp_path: Path, break_it, message: str):
+    folder = a_base(tmp_path / "base", {})
+    break_it(folder)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match=message):
+        pin_model(Model(base_model=str(folder)), tmp_path, tmp_path / "out", token=False, stats=StatCache(tmp_path / "s.json"))

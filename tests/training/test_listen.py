@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from axolotl_core.training.track import write_csv
 from tests.conftest import stage
 
 OFFLINE = ("tracking.wandb_mode=offline", "tracking.wandb_project=frogs")
@@ -88,6 +89,35 @@ def test_a_run_id_of_ones_own_and_models_as_artifacts(project: Path):
 def test_wandb_that_is_not_wanted_is_not_there(project: Path, options: tuple):
     stage("train", *options)
     assert not (project / "wandb").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "wanted"),
+    [
+        ({"WANDB_MODE": "offline", "WANDB_PROJECT": "newts", "WANDB_ENTITY": "us"}, (), ("newts", "us")),
+        (
+            {"WANDB_MODE": "offline", "WANDB_PROJECT": "newts"},
+            ("tracking.wandb_project=frogs", "tracking.wandb_entity=me"),
+            ("frogs", "me"),
+        ),
+        ({"WANDB_MODE": "disabled"}, ("tracking.wandb_project=frogs",), None),
+        ({"WANDB_MODE": "offline"}, (), None),
+    ],
+    ids=["all", "options win", "disabled", "no project"],
+)
+def test_the_environment_holds_where_an_option_is_unset(project: Path, monkeypatch, variables: dict, options: tuple, wanted: tuple | None):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stage("train", *options, "training.max_steps=2")
+    runs = [record.run for record in records(project) if record.WhichOneof("record_type") == "run" and record.run.run_id] if wanted else []
+    assert [(run.project, run.entity) for run in runs] == ([wanted] if wanted else [])
+    assert (project / "wandb").exists() == (wanted is not None)
+
+
+def test_a_number_more_in_the_log_is_a_column_more(tmp_path: Path):
+    log = [{"step": 1, "loss": 2.0, "new": 7}, {"step": 1, "eval_loss": 3.0}, {"step": 2, "loss": 1.0}]
+    write_csv(tmp_path / "train.csv", log, ("step", "loss"))
+    assert (tmp_path / "train.csv").read_text() == "step,loss,new\n1,2.0,7\n2,1.0,\n"
 
 
 def test_wandb_online_without_an_account_is_told(project: Path, axolotl):

@@ -204,6 +204,14 @@ def test_a_mistake_in_many_processes_is_said_once(ground, tmp_path: Path):
             },
             Fsdp(2, True, True, ("LlamaDecoderLayer",)),
         ),
+        ({"fsdp": True, "fsdp_config": {"fsdp_offload_params": "false", "fsdp_version": "2"}}, Fsdp(2, True, False)),
+        ({"fsdp": True, "fsdp_config": {"fsdp_offload_params": "True"}}, Fsdp(2, True, True)),
+        ({"fsdp": True, "fsdp_config": {"fsdp_sharding_strategy": "SHARD_GRAD_OP"}}, Fsdp(2, False, False)),
+        ({"fsdp": True, "fsdp_config": {"sharding_strategy": 2}}, Fsdp(2, False, False)),
+        ({"fsdp": True, "fsdp_config": {"fsdp_reshard_after_forward": "FULL_SHARD"}}, Fsdp(2, True, False)),
+        ({"fsdp": True, "fsdp_config": {"reshard_after_forward": "false"}}, Fsdp(2, False, False)),
+        ({"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["A", "B"]}}, Fsdp(2, True, False, ("A", "B"))),
+        ({"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": "A, B"}}, Fsdp(2, True, False, ("A", "B"))),
         ({}, None),
     ],
 )
@@ -221,6 +229,14 @@ def test_fsdp_as_the_readme_of_axolotl_writes_it(machine: dict, wanted: Fsdp | N
         ),
         ({"fsdp": True, "fsdp_config": {"activation_checkpointing": True}}, "activation_checkpointing is machine.gradient_checkpointing"),
         ({"fsdp": True, "fsdp_config": {"version": 3}}, "version is 3, wanted 1 or 2"),
+        ({"fsdp": True, "fsdp_config": {"offload_params": "no"}}, "offload_params is no, wanted true or false"),
+        ({"fsdp": True, "fsdp_config": {"sharding_strategy": "NO_SHARD"}}, "sharding_strategy NO_SHARD shares nothing out, which is plain"),
+        ({"fsdp": True, "fsdp_config": {"sharding_strategy": "HYBRID_SHARD"}}, "HYBRID_SHARD is for several machines; use FULL_SHARD"),
+        ({"fsdp": True, "fsdp_config": {"sharding_strategy": "FUL_SHARD"}}, "is FUL_SHARD, wanted .*; did you mean 'FULL_SHARD'"),
+        (
+            {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": 7}},
+            "transformer_layer_cls_to_wrap is 7, wanted names of classes",
+        ),
     ],
 )
 def test_a_wrong_setting_of_fsdp_is_told(machine: dict, message: str):

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -306,9 +307,11 @@ def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = N
         machine=Machine(),
         tracking=follow,
         measure=measured if training else None,
+        since=resume.branched_at(branch),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    start, told = resume.pick(folder, follow, identity, Path("/"), branch)
+    chosen, told = resume.choose(folder, follow, settings, Path("/"), branch)
+    start = resume.read(chosen, identity, branch)[0] if chosen else None
     checkpoint.forget(folder, after=start.step if start else 0)
     outcome = loop.train(start, told)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -328,8 +331,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said(model, 
     _, got, resumed_from = run(copy.deepcopy(model), tmp_path / "cut", 6)
     assert resumed_from == 4
     assert torch.equal(got, wanted)
-    told = capsys.readouterr()
-    assert "step-6 is damaged (weights.safetensors is not as it was written); the one before is used" in told.out + told.err
+    told = "".join(capsys.readouterr())
+    assert "step-6 is passed over (weights.safetensors is not as it was written); the one before is used" in told
 
 
 def test_a_checkpoint_that_was_not_finished_is_none(model, tmp_path: Path):
@@ -341,7 +344,45 @@ def test_a_checkpoint_that_was_not_finished_is_none(model, tmp_path: Path):
 
 def test_only_the_newest_checkpoints_are_kept(model, tmp_path: Path):
     run(model, tmp_path, 11)
-    assert checkpoint.steps(tmp_path) == [6, 8, 10]
+    assert checkpoint.steps(tmp_path) == [8, 10, 11], "the last step has one, whatever save_steps is"
+
+
+def test_a_run_that_is_over_has_a_checkpoint_even_where_none_is_asked_for(model, tmp_path: Path):
+    _, wanted, _ = run(copy.deepcopy(model), tmp_path, 3, save_strategy="no", save_steps=None)
+    _, got, resumed_from = run(model, tmp_path, 3, save_strategy="no", save_steps=None)
+    assert resumed_from == 3
+    assert torch.equal(got, wanted)
+
+
+def test_an_evaluation_that_fails_after_the_last_step_loses_nothing(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    training = {"eval_steps": 100}
+    straight, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 4, training=training)
+    plain, calls = losses, []
+
+    def fails(*arguments, **settings):
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("out of memory")
+        return plain(*arguments, **settings)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setitem(globals(), "losses", fails)
+        run(copy.deepcopy(model), tmp_path / "failed", 4, training=training)
+    again, got, resumed_from = run(copy.deepcopy(model), tmp_path / "failed", 4, training=training)
+    assert resumed_from == 4
+    assert torch.equal(got, wanted)
+    assert [row.get("eval_loss") for row in again.log] == [row.get("eval_loss") for row in straight.log]
+
+
+def test_a_finished_run_keeps_its_last_checkpoint_and_begins_anew_on_request(model, tmp_path: Path):
+    run(copy.deepcopy(model), tmp_path, 6)
+    checkpoint.finish(tmp_path)
+    assert checkpoint.steps(tmp_path) == [6]
+    checkpoint.begin_anew(tmp_path)
+    assert checkpoint.steps(tmp_path) == []
+    run(model, tmp_path, 4)
+    checkpoint.begin_anew(tmp_path)
+    assert checkpoint.steps(tmp_path) == [2, 4], "what was interrupted is not thrown away"
 
 
 def test_resuming_can_be_switched_off(model, tmp_path: Path):
@@ -380,9 +421,40 @@ def test_a_run_can_branch_from_another(model, tmp_path: Path):
     assert resumed_from == 4
 
 
+def test_a_branch_chooses_the_best_of_its_own_evaluations(model, tmp_path: Path):
+    best = {"load_best_model_at_end": True, "eval_steps": 1, "learning_rate": 3e-2}
+    run(copy.deepcopy(model), tmp_path / "one", 4, training=best)
+    outcome, *_ = run(model, tmp_path / "two", 8, key="other", branch=tmp_path / "one" / "step-4", training=best)
+    own = {row["step"]: row["eval_loss"] for row in outcome.log if "eval_loss" in row and row["step"] > 4}
+    assert outcome.step == min(own, key=lambda step: own[step])
+    assert checkpoint.without_best(tmp_path / "two", outcome.step) is None
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged", "of another step"])
+def test_a_checkpoint_whose_best_weights_are_lost_is_passed_over(model, tmp_path: Path, harm: str, capsys):
+    best = {"load_best_model_at_end": True, "greater_is_better": True, "eval_steps": 1, "learning_rate": 3e-2}
+    straight, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 12, training=best)
+    assert straight.step < 8, "the best is not the last here"
+    run(copy.deepcopy(model), tmp_path / "cut", 12, training=best)
+    folder = tmp_path / "cut" / "best"
+    if harm == "gone":
+        shutil.rmtree(folder)
+    elif harm == "damaged":
+        (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-1] + b"x")
+    else:
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "cut" / "step-12", folder)
+    again, got, resumed_from = run(copy.deepcopy(model), tmp_path / "cut", 12, training=best)
+    assert "the best evaluation" in "".join(capsys.readouterr())
+    assert resumed_from < straight.step
+    assert again.step == straight.step
+    assert torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor", "sgd", "adagrad"])
-def test_every_optimizer_resumes_to_the_bit(model, tmp_path: Path, optimizer: str):
-    training = {"optimizer": optimizer}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_optimizer_resumes_to_the_bit(model, tmp_path: Path, optimizer: str, dtype: torch.dtype):
+    training, model = {"optimizer": optimizer}, model.to(dtype)
     _, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 4, training=training)
     run(copy.deepcopy(model), tmp_path / "cut", 4, training=training)
     checkpoint.forget(tmp_path / "cut", after=2)
@@ -399,7 +471,7 @@ def test_the_best_evaluation_is_kept_and_patience_ends_a_run(model, tmp_path: Pa
     assert max(losses_) == best + 2 < 60
     assert outcome.step == best
     again, same, resumed_from = run(copy.deepcopy(model), tmp_path, 60, training=high)
-    assert resumed_from == max(losses_) // 2 * 2
+    assert resumed_from == max(losses_)
     assert torch.equal(same, weights), "a run that was killed when it was over does not go on"
     assert again.log[-1]["step"] == max(losses_)
     saved = checkpoint.read(tmp_path / "best").weights

@@ -1,5 +1,6 @@
 """Weights & Biases: the rows of the log, the held-out predictions, and the model where it is asked for."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ class WeightsAndBiases:
         self.wandb, self.log_model, self.key = wandb, tracking.wandb_log_model, key
         try:
             self.run = wandb.init(
-                project=tracking.wandb_project,
-                entity=tracking.wandb_entity,
-                mode=tracking.wandb_mode or "online",
+                project=tracking.wandb_project or os.environ.get("WANDB_PROJECT"),
+                entity=tracking.wandb_entity or os.environ.get("WANDB_ENTITY"),
+                mode=tracking.wandb_mode or os.environ.get("WANDB_MODE"),  # the client reads its environment once a process
                 id=tracking.wandb_run_id or key,
                 resume="allow",
                 dir=str(root),

@@ -1,0 +1,55 @@
+"""What a base model is like, from its config alone: asked before any weight is read."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from axolotl_core.errors import ModelError, ParamsError
+
+
+def model_on_meta(folder: Path) -> Any:
+    """The model of a folder without weights (device meta). Raises ModelError where transformers does not know it."""
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise ModelError(f"{folder}: transformers does not know this model: {' '.join(str(error).split())[:200]}") from None
+
+
+def check_positions(model: Any, sequence_len: int) -> None:
+    """Raises ParamsError where rows are longer than the table of learned positions (GPT-2, OPT), which has no row for more."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is None or sequence_len <= limit:
+        return
+    words = model.get_input_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and module is not words and limit <= module.num_embeddings <= limit + 8:  # OPT has two more
+            raise ParamsError(
+                f"packing.sequence_len is {sequence_len}, but {type(model).__name__} has {limit} learned positions ({name}); "
+                f"set it to {limit} or less"
+            )
+
+
+def check_new_tokens(model: Any, new: Sequence[str], trained: Collection[str]) -> None:
+    """Raises ParamsError where tokens are new to the model and an adapter leaves their rows as they are.
+
+    new: texts of the tokens that params.yaml adds; trained: last names of the modules that the adapter trains.
+    """
+    if not new:
+        return
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+    needed = [names[id(words)]]
+    if head is not None and not model.config.tie_word_embeddings:
+        needed.append(names[id(head)])
+    if missing := [name for name in needed if name not in trained]:
+        shown = ", ".join(f"'{token}'" for token in new[:3]) + (", …" if new[3:] else "")
+        raise ParamsError(
+            f"adapter.lora_modules_to_save: the section tokenizer adds {shown}, and {' and '.join(missing)} would stay frozen, so the "
+            f"model could neither tell new tokens apart nor write them; set lora_modules_to_save: [{', '.join(needed)}], or add no token"
+        )
