@@ -32,19 +32,20 @@ class Dataset(Section):
     """One data set. Any edit here re-runs its own fetch and tokenize, then pack onward."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A file (json, jsonl, csv, parquet, arrow, text), a folder of such files, or a hub repository."""
+    """A file (json, jsonl, csv, tsv, parquet, arrow, text; .gz, .bz2, .xz, .zst), a folder of such files or one of save_to_disk, or a
+    hub repository. `json` and the like with data_files, as the datasets library spells it, are local files too."""
     type: str | UserPrompt = "pretokenized"
     """How a row becomes text: a file of axolotl_core/formats, `alpaca:chat` with a style, `my_module.load_fn` of your own, or a mapping."""
     name: str | None = None
     """Configuration of a hub data set that has several."""
     data_files: str | list[str] | None = None
-    """Which files of a folder or hub repository; globs are understood."""
-    ds_type: Literal["json", "jsonl", "csv", "parquet", "arrow", "text"] | None = None
+    """Which files of a folder or hub repository, by name or as globs."""
+    ds_type: Literal["json", "jsonl", "csv", "tsv", "parquet", "arrow", "text"] | None = None
     """Reader to use where the file's suffix does not say it."""
     shards: Annotated[int, Field(ge=1)] | None = None
     """Take one row in N, shuffled from a fixed seed: a quick run on 1/N of the data."""
     train_on_split: str | None = None
-    """Split of a hub data set; unset: `train`."""
+    """Split of a hub data set (unset: `train`), or of a folder whose file names say it, as `test.jsonl` does."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set."""
     streaming: bool = False
@@ -77,6 +78,8 @@ class Dataset(Section):
     """A Jinja file for `type: chat_template`; unset or `tokenizer_default`: the tokenizer's own."""
     chat_template_kwargs: dict[str, Any] = {}
     """Further variables of the chat template, `{enable_thinking: false}`."""
+    chat_template_date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None
+    """Today's date for templates that write it (`strftime_now`), `2025-05-01`; unset: 2024-07-26, whatever the day is."""
     field_messages: str | None = None
     """Column with the messages for `chat_template`; unset: `messages` or `conversations`."""
     message_field_role: str | None = None

@@ -8,6 +8,7 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from axolotl_core.errors import DataError
+from axolotl_core.sources.readers import without_fillers
 
 BUFFER_ROWS, SHUFFLE_SEED = 10_000, 42
 NO_NETWORK = (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, TimeoutError)
@@ -20,7 +21,7 @@ def read_hub(
     data_files: str | list[str] | None,
     split: str | None,
     revision: str | None,
-    token: bool,
+    token: bool | None,
     streaming: bool = False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, row) of `split`, or of `train`.
@@ -46,7 +47,7 @@ def read_hub(
         columns = list(block)
         for values in zip(*block.values(), strict=True):
             line += 1
-            yield line, dict(zip(columns, values, strict=True))
+            yield line, {name: without_fillers(value) for name, value in zip(columns, values, strict=True)}
 
 
 def _one_line(error: BaseException) -> str:

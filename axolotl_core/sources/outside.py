@@ -3,13 +3,15 @@
 Imports nothing heavy: `axolotl stage train` asks all of these before it knows that nothing is to be done.
 """
 
+import os
 from pathlib import Path
 
 from axolotl_core.artifacts.key import StatCache
 from axolotl_core.errors import ParamsError
+from axolotl_core.params.paths import path_in
 from axolotl_core.params.whole import Params
 from axolotl_core.prompts.resolve import files_read
-from axolotl_core.sources.files import files_of
+from axolotl_core.sources.files import files_of, place_of
 from axolotl_core.sources.place import Place, resolve
 
 MODEL_FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "*.bin", "*.gguf")
@@ -18,10 +20,10 @@ MODEL_FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "*.bin"
 def dataset(params: Params, name: str, root: Path, stats: StatCache) -> dict[str, str]:
     """Digest of each file of one data set; of a hub data set its revision."""
     data = params.datasets[name]
-    place = resolve(data.path, root)
+    place = place_of(data, root)
     if place.kind == "hub":
         return {f"hub:{data.path}": data.revision or "default branch"}
-    return {f"file:{i}": stats.digest(path) for i, path in enumerate(files_of(place, data))}
+    return {f"file:{i}": stats.digest(path) for i, path in enumerate(files_of(place, data).paths)}
 
 
 def tokenizer(params: Params, name: None, root: Path, stats: StatCache) -> dict[str, str]:
@@ -55,9 +57,10 @@ def adapter(params: Params, name: None, root: Path, stats: StatCache) -> dict[st
 def adapter_files(params: Params, root: Path) -> list[Path]:
     """Files of lora_model_dir, whether they are there or not."""
     folder = params.adapter.lora_model_dir
-    return [root / folder / name for name in ("adapter_config.json", "adapter_model.safetensors")] if folder else []
+    return [path_in(root, folder) / name for name in ("adapter_config.json", "adapter_model.safetensors")] if folder else []
 
 
-def format(params: Params, name: str, root: Path, stats: StatCache) -> dict[str, str]:
-    """Digest of each file of the user's that decides what becomes of a row: a module, a Jinja file."""
-    return {f"format:{file.name}": stats.digest(file) for file in files_read(params.datasets[name], root)}
+def format(params: Params, name: str | None, root: Path, stats: StatCache) -> dict[str, str]:
+    """Digest of each file of the user's that decides what becomes of a row: a module, a Jinja file. name: None for all data sets."""
+    files = {file for data in params.datasets if name in (None, data) for file in files_read(params.datasets[data], root)}
+    return {f"format:{os.path.relpath(file, root)}": stats.digest(file) for file in sorted(files)}

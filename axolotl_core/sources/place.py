@@ -12,19 +12,25 @@ from pathlib import Path
 from typing import Literal
 
 from axolotl_core.errors import DataError, ParamsError
+from axolotl_core.params.paths import path_in
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SUFFIXES = {
     ".json": "json",
     ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "tsv",
     ".txt": "text",
     ".text": "text",
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
 """Suffix of a data file → its reader in readers.py."""
-FILE_SUFFIXES = {*SUFFIXES, ".gguf", ".yaml", ".yml", ".gz"}
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+"""Suffix of a compressed file → how it is compressed."""
+ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".7z", ".rar"})
+FILE_SUFFIXES = {*SUFFIXES, *COMPRESSED, *ARCHIVES, ".gguf", ".yaml", ".yml"}
 PACKAGE = "package:"
 
 
@@ -50,7 +56,7 @@ def resolve(text: str, root: Path) -> Place:
     """
     if text.startswith(PACKAGE):
         return Place(text, "file", _in_package(text))
-    path = (root / Path(text).expanduser()).absolute()
+    path = path_in(root, text).absolute()
     if path.is_dir():
         return Place(text, "folder", path)
     if path.is_file():
@@ -58,6 +64,12 @@ def resolve(text: str, root: Path) -> Place:
     if HUB_NAME.fullmatch(text) and Path(text).suffix.lower() not in FILE_SUFFIXES:
         return Place(text, "hub", None)
     raise DataError(f"{text}: no such file or folder (looked for {path})")
+
+
+def kind_of(path: Path) -> str | None:
+    """The reader for a file, by its suffix, compressed or not: `faq.jsonl.gz` → jsonl. None for one that is not known."""
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return SUFFIXES.get(inner.suffix.lower())
 
 
 def only_hub(place: Place, where: str, options: Mapping[str, object]) -> None:

@@ -13,11 +13,11 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from axolotl_core.artifacts.table import BLOCK_ROWS, TableWriter
 from axolotl_core.errors import DataError
+from axolotl_core.sources.exact import dumps, loads
 
 SCHEMA = pa.schema([("row", pa.string()), ("line", pa.int32()), ("file", pa.int32())])
 REJECTED = "rejected.jsonl"
@@ -52,7 +52,7 @@ class RawBlock:
 
     def rejected(self, i: int, reason: str) -> bytes:
         """A line of rejected.jsonl."""
-        return rejected_line(reason, self.sources[self.files[i]], self.lines[i], orjson.loads(self.texts[i]))
+        return rejected_line(reason, self.sources[self.files[i]], self.lines[i], loads(self.texts[i]))
 
 
 def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: bool = False, max_bytes: int | None = None) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
 
 def rejected_line(reason: str, file: str, line: int, row: Any) -> bytes:
     """A line of rejected.jsonl."""
-    return orjson.dumps({"reason": reason, "file": file, "line": line, "row": row}) + b"\n"
+    return dumps({"reason": reason, "file": file, "line": line, "row": row}) + b"\n"
 
 
 def first_of(problems: list[str]) -> str:
@@ -119,18 +119,12 @@ def read_raw(batch: pa.RecordBatch, sources: list[str]) -> RawBlock:
 
 def _first(rejects: Path) -> str:
     with rejects.open("rb") as file:
-        row = orjson.loads(next(file))
+        row = loads(next(file))
     return f"{row['file']}:{row['line']}: {row['reason']}"
 
 
 def _json(row: SourceRow) -> str:
     try:
-        return orjson.dumps(row.values, default=_plain).decode()
-    except (orjson.JSONEncodeError, UnicodeError) as error:
+        return dumps(row.values).decode()
+    except (TypeError, ValueError) as error:
         raise DataError(f"{row.file}:{row.line}: the row cannot be kept as JSON: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        raise TypeError("a column holds bytes; remove it or turn it into text")
-    return str(value)

@@ -1,8 +1,9 @@
-"""Files → rows, one reader a suffix. Each yields (line, row): line counts from 1, row is a dict, or Bad.
+"""Files → rows, one reader a kind. Each yields (line, row): line counts from 1, row is a dict, or Bad.
 
 data/faq.jsonl, line 3: {"instruction": "Add"}  →  (3, {"instruction": "Add"})
 
-A row that is malformed by itself is Bad and reading goes on; a file that cannot be read further is a DataError.
+A row that is malformed by itself is Bad and reading goes on; a file that cannot be read further is a DataError. Text files may
+be compressed (`.gz`, `.bz2`, `.xz`, `.zst`). Values come as they are: integers of any size, nulls, every key once.
 """
 
 import csv
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from axolotl_core.errors import DataError, nearest
-from axolotl_core.sources.place import SUFFIXES
+from axolotl_core.sources.exact import dumps, loads
+from axolotl_core.sources.opened import BOM, opened
+from axolotl_core.sources.place import ARCHIVES, COMPRESSED, SUFFIXES, kind_of
 
 Row = dict[str, Any]
 
@@ -31,40 +33,110 @@ class Bad:
 
 
 Numbered = Iterator[tuple[int, Row | Bad]]
+Tell = Callable[[str], None]
+"""Gets sentences for the user."""
 READ_ROWS = 1000
+WRAPPERS = ("data", "rows", "examples", "train", "items", "records", "instances", "dataset")
+"""Keys under which a JSON file that is one object keeps its list of rows."""
+OF_ONE_ROW = frozenset({"messages", "conversations", "conversation", "turns", "tools", "tool_calls", "choices"})
+"""Lists of objects that are part of one row."""
+
+
+def silent(_: str) -> None:
+    """Tells nobody."""
+
+
 csv.field_size_limit(2**31 - 1)  # the default is too short for documents
 
 
-def read_json(path: Path, shown: str) -> Numbered:
-    """A list of objects, or one object a line, whatever the file is called."""
-    with path.open("rb") as file:
-        while (first := file.read(1)).isspace() or first in (b"\xef", b"\xbb", b"\xbf"):
+def read_json(path: Path, shown: str, tell: Tell = silent) -> Numbered:
+    """A list of objects, one object a line, or one object with the list in it, whatever the file is called."""
+    with opened(path, shown) as file:
+        while (first := file.read(1)).isspace() or (first and first in BOM):
             pass
-    return _json_list(path, shown) if first == b"[" else read_jsonl(path, shown)
+        line = first + file.readline()
+        more = any(not text.isspace() for text in file) if first == b"{" and _parsed(line) is not None else True
+    value = _parsed(line)
+    key = _wrapped(value)
+    one_row = kind_of(path) == "jsonl" or not (key in WRAPPERS or (key and len(value) == 1))  # of an object on one line
+    whole = first == b"[" or (first == b"{" and (value is None or not (more or one_row)))
+    if not whole:
+        yield from read_jsonl(path, shown)
+        return
+    with opened(path, shown) as file:
+        text = file.read().removeprefix(BOM)
+    try:
+        value = loads(text)
+    except ValueError as error:
+        if first == b"{" or _parsed(line) is not None:  # rows a line, of which the first is malformed
+            yield from read_jsonl(path, shown)
+            return
+        raise DataError(f"{shown}:{getattr(error, 'lineno', 1)}: malformed JSON: {error}") from None
+    rows = value if isinstance(value, list) else _list_in(value, shown, tell)
+    if not any(isinstance(row, dict) for row in rows) and _parsed(line) is not None:  # one list a line
+        yield from read_jsonl(path, shown)
+        return
+    yield from ((i, _object(row)) for i, row in enumerate(rows, 1))
 
 
-def read_jsonl(path: Path, _: str) -> Numbered:
+def _parsed(line: bytes) -> Any:
+    try:
+        return loads(line)
+    except ValueError:
+        return None
+
+
+def _wrapped(value: Any) -> str | None:
+    """The key of an object under which its rows are, if that is clear."""
+    if not isinstance(value, dict):
+        return None
+    lists = [name for name, rows in value.items() if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)]
+    named = [name for name in WRAPPERS if name in lists]
+    if named:
+        return named[0]
+    return lists[0] if len(lists) == 1 and lists[0] not in OF_ONE_ROW else None
+
+
+def _list_in(value: dict[str, Any], shown: str, tell: Tell) -> list[Any]:
+    """The rows of a file that is one object. Raises DataError that says its shape."""
+    if name := _wrapped(value):
+        others = ", ".join(key for key in value if key != name)
+        tell(f"{shown} is one object, its rows are the list '{name}'" + (f"; not read: {others}" if others else ""))
+        return list(value[name])
+    keys = ", ".join(list(value)[:8]) + (", …" if len(value) > 8 else "")
+    shape = f"is one object with the keys {keys}"
+    if value and all(isinstance(inner, list) and not any(isinstance(one, dict) for one in inner) for inner in value.values()):
+        shape += ", which look like columns"
+    elif value and all(isinstance(inner, dict) for inner in value.values()):
+        shape += ", which look like rows under their numbers or names"
+    raise DataError(f"{shown}: {shape}; wanted a list of objects [{{…}}, {{…}}], or one object a line")
+
+
+def read_jsonl(path: Path, shown: str) -> Numbered:
     """One object a line; empty lines are skipped but counted."""
-    with path.open("rb") as file:
+    with opened(path, shown) as file:
         for line, text in enumerate(file, 1):
-            text = text.removeprefix(b"\xef\xbb\xbf") if line == 1 else text
+            text = text.removeprefix(BOM) if line == 1 else text
             if text.isspace():
                 continue
             try:
-                yield line, _object(orjson.loads(text))
-            except orjson.JSONDecodeError as error:
+                yield line, _object(loads(text))
+            except ValueError as error:
                 yield line, Bad(f"malformed JSON: {error}; it begins with {_beginning(text)}", text.decode("utf-8", "replace"))
 
 
-def read_csv(path: Path, shown: str) -> Numbered:
+def read_csv(path: Path, shown: str, delimiter: str = ",") -> Numbered:
     """The first line names the columns; every value is text."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+    with opened(path, shown) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:  # type: ignore[type-var]
+        reader = csv.DictReader(text, strict=True, delimiter=delimiter)
         try:
+            names = list(reader.fieldnames or ())
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"{shown}:1: the column '{twice[0]}' is there twice; give each a name of its own")
             for row in reader:
                 if None in row or None in row.values():
                     got = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or ())
-                    told = f"got {got} fields, wanted {len(reader.fieldnames or ())}"
+                    told = f"got {got} fields, wanted {len(names)}"
                     yield reader.line_num, Bad(told, [v for v in row.values() if v is not None])
                 else:
                     yield reader.line_num, row
@@ -74,11 +146,16 @@ def read_csv(path: Path, shown: str) -> Numbered:
             raise DataError(f"{shown}: not UTF-8 text: {error}") from None
 
 
+def read_tsv(path: Path, shown: str) -> Numbered:
+    """As csv, with tabs."""
+    return read_csv(path, shown, "\t")
+
+
 def read_text(path: Path, shown: str) -> Numbered:
     """Each line that is not empty is a row {"text": line}."""
-    with path.open(encoding="utf-8-sig") as file:
+    with opened(path, shown) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:  # type: ignore[type-var]
         try:
-            for line, text in enumerate(file, 1):
+            for line, text in enumerate(lines, 1):
                 if text.strip():
                     yield line, {"text": text.rstrip("\r\n")}
         except UnicodeDecodeError as error:
@@ -87,7 +164,7 @@ def read_text(path: Path, shown: str) -> Numbered:
 
 def read_parquet(path: Path, shown: str) -> Numbered:
     try:
-        yield from _numbered(pq.ParquetFile(path).iter_batches(batch_size=READ_ROWS))
+        yield from _numbered(pq.ParquetFile(path).iter_batches(batch_size=READ_ROWS), shown)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{shown}: not a parquet file: {error}") from None
 
@@ -104,53 +181,70 @@ def read_arrow(path: Path, shown: str) -> Numbered:
         except pa.ArrowInvalid as error:
             raise DataError(f"{shown}: not an Arrow file: {error}") from None
     try:
-        yield from _numbered(batches)
+        yield from _numbered(batches, shown)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{shown}: a damaged Arrow file: {error}") from None
 
 
-READERS: dict[str, Callable[[Path, str], Numbered]] = {
+READERS: dict[str, Callable[..., Numbered]] = {
     "json": read_json,
-    "jsonl": read_jsonl,
+    "jsonl": read_json,
     "csv": read_csv,
+    "tsv": read_tsv,
     "text": read_text,
     "parquet": read_parquet,
     "arrow": read_arrow,
 }
+BINARY = ("parquet", "arrow")
 
 
-def read_file(path: Path, shown: str, ds_type: str | None = None) -> Numbered:
+def read_file(path: Path, shown: str, ds_type: str | None = None, tell: Tell = silent) -> Numbered:
     """Rows of a file, by `ds_type` or by its suffix; errors call it `shown`.
 
-    Raises DataError: unknown suffix, malformed content.
+    Raises DataError: unknown suffix, an archive, malformed content.
     """
-    kind = ds_type or SUFFIXES.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    kind = ds_type or kind_of(path)
+    if suffix in ARCHIVES:
+        raise DataError(f"{shown}: is an archive of files; unpack it and name the folder")
     if kind is None:
-        raise DataError(f"{shown}: cannot tell the kind of file from '{path.suffix}'{nearest(path.suffix, SUFFIXES)}; set ds_type")
-    return READERS[kind](path, shown)
+        remedy = "set ds_type" if _could_be_read(path) else f"convert it to one of {', '.join(sorted(SUFFIXES))}"
+        raise DataError(f"{shown}: cannot tell the kind of file from '{suffix}'{nearest(suffix, SUFFIXES)}; {remedy}")
+    if kind in BINARY and suffix in COMPRESSED:
+        raise DataError(f"{shown}: {kind} files are compressed inside; decompress this one first")
+    return read_json(path, shown, tell) if kind in ("json", "jsonl") else READERS[kind](path, shown)
 
 
-def _json_list(path: Path, shown: str) -> Numbered:
-    try:
-        rows = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except orjson.JSONDecodeError as error:
-        raise DataError(f"{shown}:{error.lineno}: malformed JSON: {error}") from None
-    for i, row in enumerate(rows, 1):
-        yield i, _object(row)
+def _could_be_read(path: Path) -> bool:
+    """Whether a file could be text or tables under another suffix: it holds no NUL byte in its beginning, or a mark that is known."""
+    with path.open("rb") as file:
+        beginning = file.read(1024)
+    return b"\0" not in beginning or beginning.startswith((b"PAR1", b"ARROW1"))
 
 
-def _numbered(batches: Iterator[pa.RecordBatch]) -> Numbered:
+def _numbered(batches: Iterator[pa.RecordBatch], shown: str) -> Numbered:
     line = 0
     for batch in batches:
+        names = batch.schema.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"{shown}: the column '{twice[0]}' is there twice; give each a name of its own")
         for row in batch.to_pylist():
             line += 1
-            yield line, row
+            yield line, {name: without_fillers(value) for name, value in row.items()}
+
+
+def without_fillers(value: Any) -> Any:
+    """Values of a typed file without the nulls that fill in where another row has a key; a message keeps its own."""
+    if isinstance(value, dict):
+        message = "role" in value or "from" in value
+        return {key: without_fillers(inner) for key, inner in value.items() if inner is not None or message}
+    return [without_fillers(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _object(row: Any) -> Row | Bad:
     if isinstance(row, dict):
         return row
-    return Bad(f'got {_beginning(orjson.dumps(row))}, wanted an object such as {{"instruction": …}}', row)
+    return Bad(f'got {_beginning(dumps(row))}, wanted an object such as {{"instruction": …}}', row)
 
 
 def _beginning(text: bytes) -> str:

@@ -13,13 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import orjson
 
 from axolotl_core.errors import DataError
 from axolotl_core.prompts import resolve
 from axolotl_core.prompts.columns import shaped
 from axolotl_core.prompts.example import ROLES, UNTRAINED, Example, Format, Ids, Row
 from axolotl_core.prompts.template import BEGIN, END, MARK
+from axolotl_core.sources.exact import loads
 from axolotl_core.tokens.cut import Cut, Cutter
 from axolotl_core.tokens.draft import EMPTY, Draft, given_ids
 from axolotl_core.tokens.encoded import COLUMN, Encoded, pick
@@ -77,7 +77,7 @@ class RowEncoder:
         return draft.without_rejected(made)
 
     def _read(self, text: str, stats: np.ndarray) -> Example | Ids:
-        row: Row = orjson.loads(text)
+        row: Row = loads(text)
         if not text.isascii() and (found := next((mark for mark in NONCHARACTERS if mark in text), None)):
             raise DataError(f"a field holds the noncharacter U+{ord(found):X}; remove it")
         if self.guard.may_be_in(text):

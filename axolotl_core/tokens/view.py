@@ -10,12 +10,12 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.table import batches
 from axolotl_core.errors import DataError
 from axolotl_core.prompts.example import UNTRAINED
+from axolotl_core.sources.exact import loads
 from axolotl_core.sources.raw import REJECTED, read_raw
 from axolotl_core.tokens.samples import Samples
 from axolotl_core.tokens.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; font: 15px/1.6 ui-monospa
 def _reason(tokens: Path, place: str) -> str:
     file = tokens / REJECTED
     for line in file.read_bytes().splitlines() if file.is_file() else ():
-        rejected = orjson.loads(line)
+        rejected = loads(line)
         if f"{rejected['file']}:{rejected['line']}" == place:
             return str(rejected["reason"])
     return "no trained token"

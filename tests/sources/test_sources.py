@@ -189,8 +189,8 @@ def test_files_of_a_folder_come_in_order(tmp_path: Path):
     for name in ("b.jsonl", "a.jsonl", "notes.md", ".hidden.jsonl"):
         (tmp_path / name).write_text("{}\n")
     place = resolve(".", tmp_path)
-    assert [f.name for f in files_of(place, Dataset(path="."))] == ["a.jsonl", "b.jsonl"]
-    assert [f.name for f in files_of(place, Dataset(path=".", data_files="b*"))] == ["b.jsonl"]
+    assert [f.name for f in files_of(place, Dataset(path=".")).paths] == ["a.jsonl", "b.jsonl"]
+    assert [f.name for f in files_of(place, Dataset(path=".", data_files="b*")).paths] == ["b.jsonl"]
 
 
 def test_a_folder_without_data_is_told(tmp_path: Path):
