@@ -7,7 +7,7 @@ from typing import Any
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts import manifest
 from axolotl_core.evaluation.measure import measure
-from axolotl_core.evaluation.replies import prompts, reply
+from axolotl_core.evaluation.replies import prompts, reply, stops_of
 from axolotl_core.models.load import Loaded, load_model
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.tokens.tokenizer import read_tokenizer
@@ -32,7 +32,7 @@ def run(job: Job) -> Result:
         each = partial(losses, loaded.model.eval(), how=loaded.how)
         batches = (batch.place(loaded.model.device) for batch in held_out.batches(range(len(held_out)), size))
         numbers = measure(each, batches, facts["datasets"])
-        ends = {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+        ends: dict[str, Any] = {"stops": stops_of(loaded.model, tokenizer, asked), "pad_id": tokenizer.pad_id}
         told = [reply(loaded.model, p.ids, max_new_tokens=evaluation.eval_table_max_new_tokens, **ends) for p in asked]
         return {"numbers": numbers, "replies": [tokenizer.text(ids) for ids in told]}
 

@@ -5,6 +5,8 @@ import shutil
 
 from axolotl_core.artifacts.manifest import FILE
 from axolotl_core.release.card import write_card
+from axolotl_core.release.prompting import prompting_of, write_special_tokens
+from axolotl_core.tokens.tokenizer import read_tokenizer
 from stages.job import Job, Result
 
 
@@ -14,10 +16,16 @@ def run(job: Job) -> Result:
         for file in sorted(job.input(name).iterdir()):
             if file.name != FILE:
                 shutil.copyfile(file, job.out / file.name)
+    tokenizer = read_tokenizer(job.input("tokenizer"))
+    prompting = prompting_of(job.params.datasets, tokenizer, job.project.root)
+    if prompting.own and prompting.source:
+        (job.out / "chat_template.jinja").write_text(prompting.source, encoding="utf-8")
+    write_special_tokens(job.out, tokenizer, prompting)
     adapter = json.loads(job.input("keys/adapter.json").read_text(encoding="utf-8"))
     records = adapter.pop("lineage") | {"adapter": adapter}
     (job.out / "lineage.json").write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     metrics = json.loads(job.input("metrics/train.json").read_text(encoding="utf-8"))
     base_model = records["base"]["params"]["model"]["base_model"]
-    (job.out / "README.md").write_text(write_card(base_model, metrics, records), encoding="utf-8")
-    return Result({"base_model": base_model}, f"{job.project.artifacts.name}/export, loads with AutoModelForCausalLM.from_pretrained")
+    (job.out / "README.md").write_text(write_card(base_model, metrics, records, prompting.notes), encoding="utf-8")
+    said = f"{job.project.artifacts.name}/export, loads with AutoModelForCausalLM.from_pretrained"
+    return Result({"base_model": base_model}, "\n  ".join([said, *prompting.notes]))

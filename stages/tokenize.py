@@ -9,6 +9,7 @@ from axolotl_core.errors import ParamsError
 from axolotl_core.prompts.resolve import files_read
 from axolotl_core.tokens.rowcache import RowCache, context_key
 from axolotl_core.tokens.store import Encoder, Written, write_tokens
+from stages.graph import watched
 from stages.job import Job, Result
 
 
@@ -52,12 +53,13 @@ def told(written: Written, lost: str | None) -> str:
     said += f" ({dropped}, see rejected.jsonl)" if dropped else ""
     said += f"; the row cache could not be written: {lost}" if lost else ""
     refused = written.report.refusal()
-    return said + (f"\n  warning: {refused}" if refused else "")
+    notes = [*written.notes, *([f"warning: {refused}"] if refused else [])]
+    return "\n  ".join([said, *notes])
 
 
 def _watched_by_dvc(job: Job) -> None:
     root = job.project.root
     graph = (root / "dvc.yaml").read_text(encoding="utf-8")
     for file in (os.path.relpath(file, root) for file in files_read(job.params.dataset, root)):
-        if f"- {file}\n" not in graph:
+        if not watched(graph, "tokenize", file):
             raise ParamsError(f"{file} decides what becomes of a row, and dvc.yaml does not depend on it; run `axolotl upgrade`")

@@ -25,8 +25,9 @@ from axolotl_core.release.chat import Chat, Sampling, open_chat
 def command(params: Path, which: str, system: str | None, raw: bool, **sampling: Any) -> None:
     """Chat with the trained model.
 
-    Replies stream as they are made. A prompt on standard input is answered and that is all; in a terminal it is a
-    chat that ends with an empty line.
+    It is asked with the chat template that its training data was written by, else with the tokenizer's own. Replies
+    stream as they are made. A prompt on standard input is answered and that is all; in a terminal it is a chat that ends
+    with an empty line.
 
     \b
     axolotl inference
@@ -34,7 +35,8 @@ def command(params: Path, which: str, system: str | None, raw: bool, **sampling:
     """
     project, whole = open_project(params)
     places = (project.root, project.artifacts, project.stats)
-    chat = open_chat(*places, which, whole.machine, Sampling(**sampling), quantise=whole.model, system=system, raw=raw)
+    shared: dict[str, Any] = {"quantise": whole.model, "datasets": whole.datasets, "system": system, "raw": raw}
+    chat = open_chat(*places, which, whole.machine, Sampling(**sampling), **shared, tell=lambda note: click.echo(note, err=True))
     if not sys.stdin.isatty():
         prompt = sys.stdin.read().strip("\n")
         if prompt.strip():

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from axolotl_core.evaluation.replies import Prompt, reply
+from axolotl_core.evaluation.replies import Prompt, reply, stops_of
 from axolotl_core.models.packing import How, forward
 from axolotl_core.tokens.tokenizer import Tokenizer
 
@@ -18,12 +18,12 @@ def predictions(model: Any, how: How, asked: Sequence[Prompt], tokenizer: Tokeni
     """
     training = model.training
     model.eval()
-    rows = []
+    rows, stops = [], stops_of(model, tokenizer, asked)
     for number, prompt in enumerate(asked):
         ids_1T = torch.tensor([[*prompt.ids, *prompt.expected]], device=model.device)
         likeliest_1T = forward(model, ids_1T, torch.arange(ids_1T.shape[1], device=model.device)[None], how).argmax(-1)
         after = likeliest_1T[0, len(prompt.ids) - 1 : -1].tolist()
-        told = reply(model, prompt.ids, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, max_new_tokens=max_new_tokens)
+        told = reply(model, prompt.ids, stops=stops, pad_id=tokenizer.pad_id, max_new_tokens=max_new_tokens)
         texts = (prompt.ids, prompt.expected, told, after)
         columns = ("Prompt", "Correct Completion", "Predicted Completion", "Predicted Tokens")
         rows.append({"id": number, **{column: tokenizer.text(ids) for column, ids in zip(columns, texts, strict=True)}})

@@ -1,12 +1,15 @@
 """Replies of the model to prompts of the data, so that a change can be seen and not only measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from axolotl_core.models.packing import bare
 from axolotl_core.packing.lay import UNTRAINED
+from axolotl_core.tokens.tokenizer import Tokenizer
 from axolotl_core.training.batches import RowSource
 
 
@@ -34,16 +37,22 @@ def prompts(rows: RowSource, count: int) -> list[Prompt]:
     return turns[:count]
 
 
+def stops_of(model: Any, tokenizer: Tokenizer, asked: Sequence[Prompt]) -> list[int]:
+    """Ids that end a reply: the tokenizer's and the model's ends of sequence, and the added token that an expected reply ends with."""
+    said = [prompt.expected[-1] for prompt in asked if prompt.expected and prompt.expected[-1] in tokenizer.ends]
+    return tokenizer.stop_ids(bare(model).generation_config.eos_token_id, said)
+
+
 @torch.no_grad()
-def reply(model: Any, prompt: list[int], *, eos_id: int, pad_id: int, max_new_tokens: int) -> list[int]:
-    """Greedy continuation, without the prompt and without what follows the end of sequence."""
+def reply(model: Any, prompt: list[int], *, stops: Sequence[int], pad_id: int, max_new_tokens: int) -> list[int]:
+    """Greedy continuation, without the prompt and without what follows the first of the stop tokens."""
     ids_1T = torch.tensor([prompt], device=model.device)
     out_1T = model.generate(
         input_ids=ids_1T,
         attention_mask=torch.ones_like(ids_1T),
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=eos_id,
+        eos_token_id=list(stops),
         pad_token_id=pad_id,
         use_cache=True,
     )

@@ -3,7 +3,8 @@
 The text is what the model sees when it is asked, its ids are those of `apply_chat_template`. Labels come from the
 template: what a message of `roles_to_train` wrote is trained, and with `train_on_eot` the token that ends its turn.
 Field `messages` or `conversations` (or `field_messages`), each message with `role` or `from`, `content` or `value` (or
-`message_field_role`, `message_field_content`); a field `tools` and tool calls go to the template as they are.
+`message_field_role`, `message_field_content`); a field `tools` and tool calls go to the template as they are. A content that
+is a list of parts is the text of its parts.
 
 >>> from axolotl_core.params.datasets import Dataset
 >>> source = "{% for m in messages %}<|im_start|>{{ m.role }}\\n{{ m.content }}<|im_end|>\\n{% endfor %}"
@@ -16,20 +17,23 @@ Hi<|im_end|>
 <BLANKLINE>
 """
 
+import datetime
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from axolotl_core.errors import DataError, ModelError, ParamsError, nearest
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.prompts.example import Example, Format, Row, Segment, Vocabulary
+from axolotl_core.prompts.example import Example, Format, Row, Segment, Vocabulary, kind
 from axolotl_core.prompts.messages import messages_of, trained
-from axolotl_core.prompts.template import ChatTemplate, Message, Span
+from axolotl_core.prompts.template import DATE, ChatTemplate, Message, Span
 from axolotl_core.prompts.wrap import no_style
 
 COLUMNS: tuple[str, ...] = ()
 OWN = "tokenizer_default"
 FIELDS, ROLE_KEYS, CONTENT_KEYS = ("messages", "conversations"), ("role", "from"), ("content", "value")
+CLOCK = "strftime_now"
 SAID = frozenset({"tool_calls", "reasoning_content", "thinking"})
 """Keys besides the content with which a message says something."""
 ROLES = {
@@ -50,13 +54,18 @@ def load(data: Dataset, style: str | None) -> Format:
         raise ParamsError(f"chat_template: no such file: {data.chat_template}; wanted a Jinja file, or {OWN} (the default){near}")
     roles = _roles(data)
     trained(data.roles_to_train, roles)
-    given = None if own else Path(str(data.chat_template)).read_text(encoding="utf-8")
+    date_of(data)
+    given = None if own else Path(str(data.chat_template)).read_text(encoding="utf-8-sig")
     if given is not None:
         _checked(ChatTemplate(given), data)  # told before any row is read
 
+    if CLOCK in data.chat_template_kwargs:
+        raise ParamsError(f"chat_template_kwargs: {CLOCK} is a function that templates call; set chat_template_date, such as 2025-05-01")
+
     def fit(vocabulary: Vocabulary) -> Format:
         source = own_template(vocabulary.folder) if given is None else given
-        return written(data, _checked(ChatTemplate(source, vocabulary.special, data.chat_template_kwargs, vocabulary.added), data))
+        template = ChatTemplate(source, vocabulary.special, data.chat_template_kwargs, vocabulary.added, date_of(data))
+        return replace(written(data, _checked(template, data)), notes=_notes(source, data))
 
     def unfitted(row: Row) -> Example:
         raise LookupError("chat_template reads rows only when it knows the tokenizer: call fit")
@@ -72,19 +81,34 @@ def written(data: Dataset, template: ChatTemplate) -> Format:
     def read(row: Row) -> Example:
         messages, on = _messages(row, data, roles)
         wanted = [i for i, message in enumerate(messages) if on[i] and message["role"] in train and _says_something(message)]
-        tools = _without_nulls(_decoded(row.get("tools"))) or None
+        tools = _decoded(row.get("tools")) or None
         text, spans = template.spans(messages, tools, wanted, with_end=data.train_on_eot)
         return _cut(text, spans, messages, ends=data.train_on_eot)
 
     return Format("chat_template", COLUMNS, read)
 
 
+def date_of(data: Dataset) -> datetime.date:
+    """What the template takes for today. Raises ParamsError for a date that there is not."""
+    try:
+        return DATE if data.chat_template_date is None else datetime.date.fromisoformat(data.chat_template_date)
+    except ValueError as error:
+        raise ParamsError(f"chat_template_date: {data.chat_template_date} is no date: {error}") from None
+
+
+def _notes(source: str, data: Dataset) -> tuple[str, ...]:
+    """What of the template the user did not choose."""
+    if CLOCK not in source or data.chat_template_date:
+        return ()
+    return (f"the chat template writes today's date, which is {DATE} here whatever the day (chat_template_date)",)
+
+
 def own_template(folder: Path) -> str:
     """The tokenizer's chat template. Raises ModelError where it has none."""
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
-    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+        return file.read_text(encoding="utf-8-sig")
+    found = json.loads(config.read_text(encoding="utf-8-sig")).get("chat_template")
     if isinstance(found, list):  # several of them, by name
         found = next((entry["template"] for entry in found if entry["name"] == "default"), None)
     if not found:
@@ -113,7 +137,7 @@ def _messages(row: Row, data: Dataset, roles: dict[str, str]) -> tuple[list[Mess
         if not isinstance(role, str) or role not in roles:
             near = nearest(str(role), roles)
             raise DataError(f"a message is from {role_key} '{role}'{near}; known are {', '.join(roles)}, and `roles` adds to them")
-        rest = {key: _without_nulls(value) for key, value in message.items() if key not in (role_key, content_key) and value is not None}
+        rest = {key: value for key, value in message.items() if key not in (role_key, content_key) and value is not None}
         if content_key not in message and not rest.keys() & SAID:
             keys = ", ".join(message)
             raise DataError(f"a message has the keys {keys}, wanted '{content_key}'; message_field_content names another")
@@ -121,9 +145,27 @@ def _messages(row: Row, data: Dataset, roles: dict[str, str]) -> tuple[list[Mess
         if "tool_calls" in rest:
             rest["tool_calls"] = _with_arguments(rest["tool_calls"])
         content = message.get(content_key)
-        messages.append({"role": roles[role], "content": "" if content is None else content, **rest})
+        messages.append({"role": roles[role], "content": _text(content), **rest})
     on = [message.get(data.message_field_training or "", True) is not False for message in found]
     return messages, on
+
+
+def _text(content: Any) -> Any:
+    """Content as templates write it: parts of type `text` make one text, as those of OpenAI's format. Raises DataError for others."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        found = (
+            part if isinstance(part, str) else part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None
+        )
+        if not isinstance(found, str):
+            what = f"of type '{part.get('type')}'" if isinstance(part, dict) else f"that is {kind(part)}"
+            raise DataError(f"a message has a content part {what}, wanted parts of type 'text'; leave such rows out")
+        texts.append(found)
+    return "".join(texts)
 
 
 def _says_something(message: Message) -> bool:
@@ -149,13 +191,6 @@ def _checked(template: ChatTemplate, data: Dataset) -> ChatTemplate:
         option = "train_on_eot" if data.roles_to_train is None else "roles_to_train"
         raise ParamsError(f"{option} does nothing: the chat template's generation blocks say what is trained; remove it")
     return template
-
-
-def _without_nulls(value: Any) -> Any:
-    """What a typed file fills in where another row has a key."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _decoded(value: Any) -> Any:

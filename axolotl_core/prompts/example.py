@@ -96,6 +96,8 @@ class Format:
     """Whether the data carries control tokens as text: `</s>` in a field is then the token, else plain text."""
     fit: Callable[[Vocabulary], "Format"] | None = None
     """Gives the format for one tokenizer, where it depends on the tokenizer."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user about what the format decided by itself."""
 
 
 def text(row: Row, field: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from axolotl_core import lookup
 from axolotl_core.errors import DataError, ParamsError, nearest
 from axolotl_core.params.datasets import Dataset
+from axolotl_core.params.paths import path_in
 from axolotl_core.prompts.example import ROLES, Example, Format, Ids, Segment, Vocabulary
 
 FORMATS = "axolotl_core.formats"
@@ -59,7 +60,7 @@ def module_file(data: Dataset, root: Path) -> Path | None:
 
 def jinja_file(data: Dataset, root: Path) -> Path | None:
     """The file that `chat_template` names, where there is one."""
-    file = root / (data.chat_template or "")
+    file = path_in(root, data.chat_template or "")
     return file if file.is_file() else None
 
 

@@ -13,9 +13,11 @@ template with `{% generation %}` blocks says all of it itself.
     2. match      skeleton with the contents (or the contents stripped) put in = the rendered text: done
     3. differ     else message by message: common beginning, common end
 
-The environment is that of transformers' apply_chat_template, but for `strftime_now`: text must not depend on the date.
+The environment is that of transformers' apply_chat_template, but for `strftime_now`: a text must not depend on the day it was
+tokenised, so it gives the time of `chat_template_date`.
 """
 
+import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -37,6 +39,10 @@ MARK, BEGIN, END = "\ufdd4", "\ufdd2", "\ufdd3"
 MARKS = re.compile(f"{MARK}([0-9]+){MARK}")
 MOST_SKELETONS = 1000
 ADDED = re.compile(r"<\|[^|]*\|>|</?s>")
+OPENED = re.compile(r"<(\w+)>(?!.*</\1>)", re.DOTALL)
+"""A tag such as `<think>` that is not closed."""
+DATE = datetime.date(2024, 7, 26)
+"""What `strftime_now` says unless chat_template_date does: the day that Llama 3.1's own template falls back to."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class _Generation(Extension):
 
 
 class ChatTemplate:
-    """source: Jinja; special: `bos_token` and the like; settings: further variables; added: matches what can end a turn.
+    """source: Jinja; special: `bos_token` and the like; settings: further variables; added: matches what can end a turn;
+    date: of `strftime_now`.
 
     Raises ParamsError for a template that is no Jinja.
     """
@@ -74,10 +81,12 @@ class ChatTemplate:
         special: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
         added: re.Pattern[str] = ADDED,
+        date: datetime.date = DATE,
     ) -> None:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = datetime.datetime.combine(date, datetime.time(12)).strftime
         try:
             self.template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -139,8 +148,14 @@ class ChatTemplate:
             return ""
         return text.rpartition(MARK)[2]
 
+    @property
+    def turn_end(self) -> str | None:
+        """The token that ends a turn, `<|im_end|>`: the first special token of `closing`."""
+        token = self.added.search(self.closing)
+        return token[0] if token else None
+
     def _turn_end(self, text: str, end: int) -> int:
-        """Where the turn whose text ends at `end` is closed: after the first special token of `closing`."""
+        """Where the turn whose text ends at `end` is closed."""
         token = self.added.search(self.closing)
         return end + token.end() if token and text.startswith(self.closing[: token.end()], end) else end
 
@@ -187,7 +202,15 @@ class ChatTemplate:
             asked = self.render(messages[:i], tools, generate=True) if i else ""
         except DataError:
             asked = ""
-        return (min(start, len(asked)) if asked and text.startswith(asked) else start), end
+        if asked and text.startswith(asked):
+            return min(start, len(asked)), end
+        if tag := OPENED.search(text, common_beginning(text, asked.removesuffix(self.generation_prompt)), start):
+            asks = " ".join(self.generation_prompt.split())
+            raise DataError(
+                f"message {i + 1} begins with {tag[0]}, but the chat template asks for it with '{asks}', so half of it would be trained; "
+                "take the reasoning out of the row, or remove what makes the template ask so (enable_thinking: false)"
+            )
+        return start, end
 
 
 def _marked(message: Message) -> list[Message]:

@@ -1,6 +1,9 @@
 """The model card: what the model is, and its lineage from the rows on."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from axolotl_core.params.datasets import Dataset
 
 TEMPLATE = """---
 library_name: transformers
@@ -11,7 +14,7 @@ base_model: {base_model}
 # {title}
 
 {kind} of `{base_model}`, {steps} steps on {rows} rows of training.
-{losses}
+{losses}{notes}
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,8 +38,8 @@ The same keys mean the same stage, options and input contents; `lineage.json` ho
 """
 
 
-def write_card(base_model: str, metrics: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
-    """README.md. records: artifact → its key file, such as "raw/faq" or "adapter"; metrics: metrics/train.json."""
+def write_card(base_model: str, metrics: dict[str, Any], records: dict[str, dict[str, Any]], notes: Sequence[str] = ()) -> str:
+    """README.md. records: artifact → its key file, such as "raw/faq" or "adapter"; metrics: metrics/train.json; notes: how to ask it."""
     data = [
         f"| {name} | `{record['params']['datasets']['path']}` | {_format(record['params']['datasets'])} | `{record['output'][:12]}` |"
         for artifact, record in records.items()
@@ -55,11 +58,12 @@ def write_card(base_model: str, metrics: dict[str, Any], records: dict[str, dict
         steps=f"{metrics['steps']:,}",
         rows=f"{metrics['rows']:,}",
         losses=losses,
+        notes="".join(f"\nNote: {note}.\n" for note in notes),
         data="\n".join(data),
         lineage="\n".join(lineage),
     )
 
 
 def _format(data: dict[str, Any]) -> str:
-    kind = data.get("type", "alpaca")
+    kind = data.get("type", Dataset.model_fields["type"].default)
     return kind if isinstance(kind, str) else "defined in params.yaml"

@@ -1,23 +1,27 @@
-"""A chat with the trained model: the tokenizer's own chat template, replies in pieces as they are made."""
+"""A chat with the trained model: asked as its training data was written, replies in pieces as they are made."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, TextIteratorStreamer
 
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.key import StatCache
-from axolotl_core.errors import ModelError
+from axolotl_core.errors import DataError, ModelError
 from axolotl_core.models.load import load_model
+from axolotl_core.models.packing import bare
 from axolotl_core.models.pin import weights_folder
+from axolotl_core.params.datasets import Dataset
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
+from axolotl_core.prompts.template import ChatTemplate
+from axolotl_core.release.prompting import prompting_of
+from axolotl_core.tokens.tokenizer import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,14 @@ class Sampling:
 
 @dataclass
 class Chat:
-    """`say` answers and remembers. raw: every prompt stands alone, without a template."""
+    """`say` answers and remembers. stops: ids that end a reply; template: None where there is none; raw: every prompt stands
+    alone, without a template."""
 
     model: Any
     tokenizer: Any
     sampling: Sampling
+    stops: Sequence[int]
+    template: ChatTemplate | None = None
     system: str | None = None
     raw: bool = False
     messages: list[dict[str, str]] = field(default_factory=list)
@@ -53,7 +60,7 @@ class Chat:
         torch.manual_seed(self.sampling.seed)
         if self.system:
             self.messages.append({"role": "system", "content": self.system})
-        if not self.raw and not self.tokenizer.chat_template:
+        if not self.raw and self.template is None:
             raise ModelError("the tokenizer has no chat template; use --raw and write the prompt as the training data has it")
 
     def say(self, prompt: str) -> Iterator[str]:
@@ -61,7 +68,7 @@ class Chat:
         ids_1T = self._ids(prompt)
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         settings = self.sampling.settings() | {"streamer": streamer, "use_cache": True, "pad_token_id": self.tokenizer.pad_token_id}
-        settings |= {"eos_token_id": self.tokenizer.eos_token_id, "attention_mask": torch.ones_like(ids_1T)}
+        settings |= {"eos_token_id": list(self.stops), "attention_mask": torch.ones_like(ids_1T)}
         failed: list[BaseException] = []
 
         def generate() -> None:
@@ -88,10 +95,11 @@ class Chat:
             ids = self.tokenizer(prompt)["input_ids"]
         else:
             self.messages.append({"role": "user", "content": prompt})
+            assert self.template is not None
             try:
-                text = self.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, tokenize=False)
-            except TemplateError as error:
-                raise ModelError(f"the chat template refuses these messages: {error}") from None
+                text = self.template.render(self.messages, generate=True)
+            except DataError as error:
+                raise ModelError(str(error)) from None
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor([ids], device=self.model.device)
 
@@ -105,13 +113,21 @@ def open_chat(
     sampling: Sampling,
     *,
     quantise: Model,
+    datasets: Mapping[str, Dataset],
     system: str | None,
     raw: bool,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Chat:
-    """which: `adapter` (base and adapter), `merged` or `base`. Raises ArtifactError when its stage has not run."""
+    """which: `adapter` (base and adapter), `merged` or `base`; datasets: what it was trained on; tell: gets sentences for the user.
+
+    Raises ArtifactError when its stage has not run.
+    """
     for name in {"adapter": ("tokenizer", "adapter", "base"), "merged": ("tokenizer", "merged"), "base": ("tokenizer", "base")}[which]:
         manifest.verify(artifacts / name)
-    tokenizer = AutoTokenizer.from_pretrained(artifacts / "tokenizer")
+    tokenizer, own = AutoTokenizer.from_pretrained(artifacts / "tokenizer"), read_tokenizer(artifacts / "tokenizer")
+    prompting = prompting_of(datasets, own, root)
+    for note in () if raw else prompting.notes:
+        tell(f"{note}; --raw sends a prompt as it is")
     settings: dict[str, Any] = {"vocabulary": len(tokenizer), "packed": False}
     if which == "merged":
         model = load_model(artifacts / "merged", machine, **settings).model
@@ -123,4 +139,6 @@ def open_chat(
             else load_trained(artifacts / "adapter", base, machine, quantise=quantise, **settings)
         )
         model = loaded.model
-    return Chat(model.eval(), tokenizer, sampling, system, raw)
+    stats.save()
+    stops = own.stop_ids(bare(model).generation_config.eos_token_id, prompting.turn_ends(own))
+    return Chat(model.eval(), tokenizer, sampling, stops, prompting.template, system, raw)

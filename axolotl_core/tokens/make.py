@@ -36,13 +36,16 @@ def make_tokenizer(
     out: Path,
     *,
     revision: str | None,
-    token: bool,
+    token: bool | None,
     special_tokens: Mapping[str, str],
     tokens: Sequence[str],
     kind: str = "AutoTokenizer",
     legacy: bool | None = None,
-) -> int:
-    """Write the tokenizer to `out`; returns the size of its vocabulary. kind: its class in transformers.
+) -> tuple[int, list[str]]:
+    """Write the tokenizer to `out`. kind: its class in transformers.
+
+    Returns the size of its vocabulary, and those of the user's tokens that it had not and that the model reads or writes: all but
+    one for padding.
 
     legacy: whether a sentencepiece tokenizer puts a blank in front of each piece of text, also behind a special token.
 
@@ -50,8 +53,10 @@ def make_tokenizer(
     """
     tokenizer = _load(place, revision, token, kind, {} if legacy is None else {"legacy": legacy})
     sentencepiece = _as_sentencepiece(tokenizer)
+    had = tokenizer.get_vocab()
     if special_tokens:
         tokenizer.add_special_tokens({name: AddedToken(text, normalized=False) for name, text in special_tokens.items()})
+    new = {text for text in (*(text for name, text in special_tokens.items() if name != "pad_token"), *tokens) if text not in had}
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in tokens])
     if tokens:
         (out / ADDED).write_text(json.dumps(sorted(tokens), ensure_ascii=False) + "\n", encoding="utf-8")
@@ -65,10 +70,10 @@ def make_tokenizer(
     if sentencepiece:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"  # LlamaTokenizer would build its own pre-tokenizer again
     path.write_text(json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    return max(tokenizer.get_vocab().values()) + 1
+    return max(tokenizer.get_vocab().values()) + 1, sorted(new)
 
 
-def _load(place: Place, revision: str | None, token: bool, kind: str, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _load(place: Place, revision: str | None, token: bool | None, kind: str, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
     made_by = getattr(transformers, kind, None)
     if not hasattr(made_by, "from_pretrained"):
         raise ModelError(f"tokenizer.tokenizer_type: transformers has no tokenizer class '{kind}'; remove it")

@@ -56,14 +56,15 @@ class Encoder:
         settings = {"train_on_inputs": self.train_on_inputs, "rename": self.data.rename, "join": self.data.join}
         return RowEncoder(format, read_tokenizer(self.tokenizer), **settings)
 
-    def blocks(self, processes: int, cache: RowCache) -> Iterator[tuple[RawBlock, Encoded, int]]:
-        """Every block in order: its rows as they came, encoded, and how many of them were not in the cache."""
+    def blocks(self, worker: RowEncoder, processes: int, cache: RowCache) -> Iterator[tuple[RawBlock, Encoded, int]]:
+        """Every block in order: its rows as they came, encoded, and how many of them were not in the cache.
+
+        worker: of this process; where there are several, each makes its own.
+        """
         if processes == 1:
-            worker = self.worker()
             with ThreadPoolExecutor(THREADS) as pool:
                 yield from self._in_order(pool, worker.encode, THREADS, cache)
             return
-        self.worker()  # what is wrong with format or tokenizer is told here, not by processes that die
         context = multiprocessing.get_context("spawn")
         try:
             with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(self, processes)) as pool:
@@ -115,7 +116,7 @@ class _Block:
 class Written:
     """What write_tokens did: facts for the manifest, the mask report, and the work: rows encoded and rows reused.
 
-    markup: whether special tokens in the user's fields are tokens.
+    markup: whether special tokens in the user's fields are tokens; notes: what the format says of itself.
     """
 
     facts: dict[str, Any]
@@ -123,6 +124,7 @@ class Written:
     encoded: int
     reused: int
     markup: bool
+    notes: Sequence[str] = ()
 
 
 def write_tokens(out: Path, encoder: Encoder, processes: int, cache: RowCache, *, strict: bool = True) -> Written:
@@ -138,11 +140,12 @@ def write_tokens(out: Path, encoder: Encoder, processes: int, cache: RowCache, *
     first = encoded = 0
     rejected = out / REJECTED
     skip = encoder.data.on_bad_row == "skip"
+    worker = encoder.worker()  # what is wrong with format or tokenizer is told here, not by processes that die
     with ExitStack() as stack:
         stack.callback(cache.close)  # what was encoded is kept, whatever comes
         stack.enter_context(no_garbage_collection())
         table, rejects = stack.enter_context(TableWriter(out, SCHEMA)), stack.enter_context(rejected.open("wb"))
-        for rows, made, new in encoder.blocks(processes, cache):
+        for rows, made, new in encoder.blocks(worker, processes, cache):
             encoded += new
             for i, reason in enumerate(made.reasons):
                 if reason is None:
@@ -173,7 +176,7 @@ def write_tokens(out: Path, encoder: Encoder, processes: int, cache: RowCache, *
         rejected.unlink()
     format = format_of(encoder.data, encoder.root)
     facts = {**report.sums(), "dropped": dropped, "excess_length": format.excess}
-    return Written(facts, report, encoded, first - encoded, format.markup)
+    return Written(facts, report, encoded, first - encoded, format.markup, worker.format.notes)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The tokenizer artifact as the pipeline uses it: the `tokenizers` library alone, no transformers."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,14 @@ class Tokenizer:
     def ends(self) -> frozenset[int]:
         """Ids that can end a turn: every added token."""
         return frozenset({self.eos_id, *self.backend.get_added_tokens_decoder()})
+
+    def stop_ids(self, model_ends: int | Iterable[int] | None, turn_ends: Iterable[int] = ()) -> list[int]:
+        """Ids that end a reply: the own end of sequence first, then those of turns, then the model's.
+
+        model_ends: eos_token_id of generation_config.json, which is a list where a model has several (Llama 3, Gemma).
+        """
+        ends = [] if model_ends is None else [model_ends] if isinstance(model_ends, int) else list(model_ends)
+        return list(dict.fromkeys([self.eos_id, *turn_ends, *(end for end in ends if 0 <= end < self.size)]))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -1,5 +1,6 @@
 """chat_template: the ids of apply_chat_template, and labels that come from the template itself."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from axolotl_core.errors import DataError, ModelError, ParamsError
+from axolotl_core.formats.chat_template import written
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.prompts.example import Vocabulary
 from axolotl_core.prompts.resolve import format_of
@@ -115,7 +117,7 @@ def test_a_template_that_refuses_half_a_message(tmp_path: Path):
         {"role": "assistant", "content": "Two."},
     ]
     assert marked(STRICT, messages, tmp_path) == (
-        '<s>[INST] Hi[/INST]⟦[TOOL_CALLS] [{"id": "abc", "function": {"name": "add", "arguments": {"a": 1}}}]</s>⟧'
+        '<s>[INST] Hi[/INST]⟦[TOOL_CALLS] [{"id": "abc", "function": {"name": "add", "arguments": {"a": 1, "b": null}}}]</s>⟧'
         "[RESULT]2abc[/RESULT]⟦ Two.</s>⟧"
     )
 
@@ -185,7 +187,7 @@ def test_a_template_without_an_end_is_counted(tmp_path: Path, tokenizer_folder: 
     ("template", "messages", "told"),
     [
         ("{{ raise_exception('roles must alternate') }}", TALK, "the chat template does not take this conversation: roles must alternate"),
-        ("{{ strftime_now('%d') }}", TALK, "the chat template does not take this conversation: 'strftime_now' is undefined"),
+        ("{{ clock() }}", TALK, "the chat template does not take this conversation: 'clock' is undefined"),
         ("nothing", TALK, "the chat template does not write the content of message 2, from 'assistant'"),
         (CHATML, [{"role": "robot", "content": "x"}], "a message is from role 'robot'; known are system, developer, user, assistant, tool"),
         (CHATML, [], r"field 'messages' has 0 messages, wanted at least 1"),
@@ -225,3 +227,59 @@ def test_the_quick_way_and_the_sure_way_find_the_same_spans(source: str, talk: l
     for span in spans:
         said = messages[span.message]["content"].strip()
         assert said.split("</think>")[-1].strip() in text[span.start : span.end]
+
+
+def test_strftime_now_is_a_day_that_does_not_pass():
+    source = "{{ strftime_now('%d %B %Y') }}"
+    assert ChatTemplate(source).render(TALK) == "26 July 2024"
+    assert ChatTemplate(source, date=datetime.date(2025, 5, 1)).render(TALK) == "01 May 2025"
+
+
+SPLIT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n"
+    "{{ m.content.split('</think>')[0].split('<think>')[-1].strip() if '</think>' in m.content }}\n</think>\n\n"
+    "{{ m.content.split('</think>')[-1].strip() }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking|default(true) %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("thinks", "asked", "trained"), [(True, True, "<think>\nhm\n</think>\n\nA"), (False, False, "A"), (True, False, None)]
+)
+def test_reasoning_is_trained_as_a_whole_or_not_at_all(thinks: bool, asked: bool, trained: str | None):
+    template = ChatTemplate(SPLIT, settings={"enable_thinking": asked})
+    talk = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "<think>hm</think>A" if thinks else "A"}]
+    if trained is None:
+        with pytest.raises(
+            DataError, match=r"message 2 begins with <think>, but the chat template asks for it with '<\|im_start\|>assistant <th"
+        ):
+            template.spans(talk, None, [1])
+        return
+    text, (span,) = template.spans(talk, None, [1])
+    assert text[span.start : span.end] == trained + "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "Cal"}, {"type": "text", "text": "m."}], "Calm."),
+        (["Cal", "m."], "Calm."),
+        ([], None),
+        (
+            [{"type": "image_url", "image_url": {"url": "x"}}],
+            "a message has a content part of type 'image_url', wanted parts of type 'text'",
+        ),
+        ([7], "a message has a content part that is int, wanted parts of type 'text'"),
+    ],
+)
+def test_parts_of_a_content_are_its_text(content: list, text: str | None):
+    data = Dataset(path="x")
+    format = written(data, ChatTemplate(CHATML))
+    row = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": content}]}
+    if text and text.startswith("a message"):
+        with pytest.raises(DataError, match=text):
+            format.read(row)
+    else:
+        assert ("⟦" in format.read(row).marked) == (text is not None)
+        assert text is None or f"⟦{text}<|im_end|>⟧" in format.read(row).marked

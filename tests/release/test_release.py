@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from axolotl_core.adapters import lora
+from axolotl_core.adapters.fold import Fold
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts.key import StatCache
 from axolotl_core.errors import ArtifactError, ModelError
 from axolotl_core.evaluation.replies import prompts
 from axolotl_core.models import weights
+from axolotl_core.params.load import load
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 from axolotl_core.release.chat import Sampling, open_chat
@@ -30,7 +33,15 @@ def chat(project: Path, which: str, **settings):
     settings = {"system": None, "raw": False, "sampling": Sampling(max_new_tokens=6)} | settings
     sampling = settings.pop("sampling")
     return open_chat(
-        project, project / "artifacts", StatCache(project / "stat.json"), which, Machine(device="cpu"), sampling, quantise=MODEL, **settings
+        project,
+        project / "artifacts",
+        StatCache(project / "stat.json"),
+        which,
+        Machine(device="cpu"),
+        sampling,
+        quantise=MODEL,
+        datasets=load(project / "params.yaml").datasets,
+        **settings,
     )
 
 
@@ -186,12 +197,34 @@ def test_a_prompt_on_standard_input_is_answered(project: Path, axolotl):
     axolotl("stage", "train", cwd=project)
     done = axolotl("inference", "--max-new-tokens", "5", cwd=project, input="Name colour 1.\n", env=dict(os.environ))
     assert done.stdout.strip()
-    assert done.stderr == ""
+    sums = (
+        "the chat template is the tokenizer's own, but sums was trained as 'alpaca', which looks different; --raw sends a prompt as it is"
+    )
+    assert done.stderr == sums + "\n", "and not of talks, which is written by the same template"
 
 
 def trained_adapter(project: Path) -> Path:
     stage("train")
     return project / "artifacts" / "adapter"
+
+
+@pytest.mark.parametrize("rate", ["1e-2", "1e-6"])
+def test_a_merge_that_forgets_the_adapter_is_found_however_little_was_trained(project: Path, rate: str, monkeypatch: pytest.MonkeyPatch):
+    stage("train", f"training.learning_rate={rate}")
+    monkeypatch.setattr(Fold, "changed", lambda self, name, weight: weight)
+    with pytest.raises(ModelError, match="the merged model as it was written has other logits than base and adapter, by .* moved them"):
+        stage("merge", f"training.learning_rate={rate}")
+    assert not (project / "artifacts" / "merged").exists()
+
+
+def test_a_merge_of_sixteen_bits_rounds_once(project: Path, capsys):
+    AutoModelForCausalLM.from_pretrained(project / "model", dtype=torch.bfloat16).save_pretrained(project / "model")
+    stage("merge")
+    assert re.search(r"merged shard by shard, logits as base and adapter to .* \(training moved them by .*\)", capsys.readouterr().out)
+    base = AutoModelForCausalLM.from_pretrained(project / "model", dtype=torch.float32)
+    exact = lora.apply(base, project / "artifacts" / "adapter").merge_and_unload().state_dict()
+    merged = load_file(project / "artifacts" / "merged" / "model.safetensors")
+    assert all(torch.equal(weight, exact[name].to(torch.bfloat16)) for name, weight in merged.items())
 
 
 def test_merging_goes_shard_by_shard_and_keeps_shards_and_dtype(project: Path, capsys):

@@ -132,9 +132,10 @@ def test_a_kill_leaves_whole_files_only_and_two_at_once_do_not_disturb_each_othe
         process.stdout.close()
         return process
 
-    for wait in (0.2, 0.4, 0.8):
+    for files in (0, 1, 2):  # killed before the first file of the cache, after it, after the second
         process = start(home)
-        time.sleep(wait)
+        while process.poll() is None and len(list(cache.glob("*.arrow"))) < files:
+            time.sleep(0.001)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert all(digest_file(file) == file.stem for file in cache.glob("*.arrow"))

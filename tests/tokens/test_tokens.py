@@ -171,7 +171,7 @@ def test_samples_are_read_back_as_written(tmp_path: Path, tokenizer_folder: Path
 
 def test_a_tokenizer_gets_the_tokens_of_the_yaml(tmp_path: Path, tokenizer_folder: Path):
     tmp_path.joinpath("out").mkdir()
-    size = make_tokenizer(
+    size, new = make_tokenizer(
         resolve(str(tokenizer_folder), tmp_path),
         tmp_path / "out",
         revision=None,
@@ -181,6 +181,7 @@ def test_a_tokenizer_gets_the_tokens_of_the_yaml(tmp_path: Path, tokenizer_folde
     )
     made = read_tokenizer(tmp_path / "out")
     assert size == made.size == read_tokenizer(tokenizer_folder).size + 2
+    assert new == ["<tool>"], "padding is nothing that a model learns"
     assert made.backend.encode("a<tool>b", add_special_tokens=False).tokens == ["a", "<tool>", "b"]
     assert made.pad_id == made.backend.token_to_id("<pad>")
 
@@ -200,7 +201,7 @@ def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path):
 
 def test_a_tokenizer_class_can_be_named(tmp_path: Path, tokenizer_folder: Path):
     place, settings = resolve(str(tokenizer_folder), tmp_path), {"revision": None, "token": False, "special_tokens": {}, "tokens": []}
-    assert make_tokenizer(place, tmp_path, kind="PreTrainedTokenizerFast", **settings) == read_tokenizer(tokenizer_folder).size
+    assert make_tokenizer(place, tmp_path, kind="PreTrainedTokenizerFast", **settings) == (read_tokenizer(tokenizer_folder).size, [])
     with pytest.raises(ModelError, match=r"tokenizer.tokenizer_type: transformers has no tokenizer class 'LamaTokenizer'; remove it"):
         make_tokenizer(place, tmp_path, kind="LamaTokenizer", **settings)
 
