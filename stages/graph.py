@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ruamel.yaml import YAML
+
 from axolotl_core.errors import ParamsError, nearest
 
 ARTIFACTS = "artifacts"
@@ -65,13 +67,13 @@ class Step:
 
 
 STAGES = (
-    Stage("fetch", "stages.fetch:dataset", 1, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
-    Stage("fetch-tokenizer", "stages.fetch:tokenizer", 2, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
-    Stage("fetch-model", "stages.fetch:model", 1, ("model",), (), "base", outside="model"),
+    Stage("fetch", "stages.fetch:dataset", 2, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
+    Stage("fetch-tokenizer", "stages.fetch:tokenizer", 3, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
+    Stage("fetch-model", "stages.fetch:model", 2, ("model",), (), "base", outside="model"),
     Stage(
         "tokenize",
         "stages.tokenize:run",
-        2,
+        3,
         ("datasets", "prompt"),
         ("raw/{}", "tokenizer"),
         "tokens/{}",
@@ -79,7 +81,7 @@ STAGES = (
         each=True,
         outside="format",
     ),
-    Stage("pack", "stages.pack:run", 1, ("datasets", "packing"), ("tokens",), "packed"),
+    Stage("pack", "stages.pack:run", 2, ("datasets", "packing"), ("tokens",), "packed"),
     Stage(
         "train",
         "stages.train:run",
@@ -93,20 +95,21 @@ STAGES = (
     Stage(
         "evaluate",
         "stages.evaluate:run",
-        1,
+        2,
         ("model", "evaluation"),
         ("adapter", "packed", "tokens", "tokenizer", "base"),
         "evaluation",
         also=("metrics/evaluate.json",),
     ),
-    Stage("merge", "stages.merge:run", 2, ("model",), ("adapter", "base", "tokenizer"), "merged"),
+    Stage("merge", "stages.merge:run", 3, ("model",), ("adapter", "base", "tokenizer"), "merged"),
     Stage(
         "export",
         "stages.export:run",
-        1,
-        ("export",),
+        2,
+        ("datasets", "export"),
         ("merged", "tokenizer", "metrics/train.json", "keys/adapter.json"),
         "export",
+        outside="format",
     ),
 )
 GROUPS = {"fetch": ("fetch", "fetch-tokenizer", "fetch-model")}
@@ -118,11 +121,13 @@ def sections_wanted() -> list[str]:
     return list(dict.fromkeys(section for stage in STAGES for section in stage.sections))
 
 
-def dvc_yaml(files: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
+def dvc_yaml(datasets: Iterable[str], files: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
     """dvc.yaml as the table says it. files: what is read beside params.yaml, by the stage's `outside`.
 
-    Whole sections are depended on: DVC removes outs before it finds that a param is missing.
+    Whole sections are depended on: DVC removes outs before it finds that a param is missing. Tokens are depended on by data set,
+    not by the folder that holds them all: another params file may have left tokens of its own there.
     """
+    names = sorted(datasets)
     lines = ["# Generated from the stage table by `axolotl upgrade`; edit params.yaml, not this file.", "stages:"]
     metrics = []
     for stage in STAGES:
@@ -133,7 +138,7 @@ def dvc_yaml(files: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
         if stage.each:
             lines += ["    foreach: ${datasets}", "    do:"]
         lines.append(f"{pad}cmd: axolotl stage {name} --only --revision {stage.revision}")
-        deps = [f"{ARTIFACTS}/{path.replace('{}', key)}" for path in stage.inputs] or ([DATA] if stage.each else [])
+        deps = [f"{ARTIFACTS}/{path.replace('{}', key)}" for path in _expanded(stage.inputs, names)] or ([DATA] if stage.each else [])
         deps += sorted(files.get(stage.outside or "", ()))
         if deps:
             lines += [f"{pad}deps:", *(f"{pad}  - {dep}" for dep in deps)]
@@ -153,6 +158,17 @@ def dvc_yaml(files: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
         lines += [f"  - {title}:", "      x: step", f"      y_label: {title}", "      y:"]
         lines += [f"        {ARTIFACTS}/{file}: {column}" for file, column in sources.items()]
     return "\n".join(lines) + "\n"
+
+
+def watched(dvc_yaml: str, stage: str, path: str) -> bool:
+    """Whether a dvc.yaml makes a stage of the table depend on a path."""
+    stages = YAML(typ="safe", pure=True).load(dvc_yaml)["stages"]
+    return path in stages[stage].get("do", stages[stage]).get("deps", ())
+
+
+def _expanded(inputs: Sequence[str], datasets: Sequence[str]) -> list[str]:
+    """`tokens` is the tokens of every data set."""
+    return [path for name in inputs for path in ([f"tokens/{data}" for data in datasets] if name == "tokens" else [name])]
 
 
 PLOTS = {

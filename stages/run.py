@@ -11,7 +11,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -56,7 +55,7 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
                 stale.append((step, key))
         if world.launched():
             for step, key in stale:
-                together(project, params, step, key, branch, trained_here=step in targets)
+                together(project, params, step, key, branch, trained_here=step in targets, force=force)
             built += len(stale)
             continue
         if stale and stale[0][0].stage.name == "train" and (count := processes_of(params)) is not None:
@@ -68,23 +67,21 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
             side_by_side(project, params, stale, processes)
         else:
             for step, key in stale:
-                say(step, build(project, params, step, key, branch).said)
+                say(step, build(project, params, step, key, branch, force=force and step in targets).said)
         built += len(stale)
     return built
 
 
-def together(project: Project, params: Params, step: Step, key: str, branch: Path | None, *, trained_here: bool) -> None:
+def together(project: Project, params: Params, step: Step, key: str, branch: Path | None, *, trained_here: bool, force: bool) -> None:
     """One of several processes: rank 0 builds as ever, the others train along and write nothing."""
     if step.stage.name != "train" or not trained_here:
         raise ArtifactError(f"{step.name} is out of date; run `axolotl stage {step.name}` first, in one process")
     if world.rank() == 0:
-        say(step, build(project, params, step, key, branch).said)
+        say(step, build(project, params, step, key, branch, force=force).said)
         return
     with building(project.artifacts / step.output, project.scratch / "tmp", swept=False) as folder:
-        job = Job(
-            step, restricted(params, step), project, folder, key=key, identity=identity(project, params, step, key, branch), branch=branch
-        )
-        _function(step)(job)
+        what = identity(project, params, step, key, branch)
+        _function(step)(Job(step, restricted(params, step), project, folder, key=key, identity=what, branch=branch, force=force))
 
 
 def side_by_side(project: Project, params: Params, stale: Sequence[tuple[Step, str]], processes: int) -> None:
@@ -176,7 +173,7 @@ def up_to_date(project: Project, step: Step, key: str) -> bool:
     return bool(record.get("key") == key and also and record.get("output") == manifest.digest_of(facts))
 
 
-def build(project: Project, params: Params, step: Step, key: str, branch: Path | None = None) -> Result:
+def build(project: Project, params: Params, step: Step, key: str, branch: Path | None = None, *, force: bool = False) -> Result:
     """Run the stage's function and publish what it made."""
     what = identity(project, params, step, key, branch)
     read = what["inputs"]
@@ -184,8 +181,6 @@ def build(project: Project, params: Params, step: Step, key: str, branch: Path |
         if (project.artifacts / path).is_dir():
             manifest.verify(project.artifacts / path)
     ancestors = lineage(project, read)
-    if step.stage.name == "pack":
-        prune(project, params)
     final = project.artifacts / step.output
     with building(final, project.scratch / "tmp") as folder:
         out, beside = folder / "artifact", folder / "also"
@@ -201,6 +196,7 @@ def build(project: Project, params: Params, step: Step, key: str, branch: Path |
             what,
             branch,
             tuple(sorted(params.datasets)),
+            force,
         )
         result = _function(step)(job)
         digest = manifest.seal(out, step.stage.output.partition("/")[0], result.facts)
@@ -254,15 +250,6 @@ def restricted(params: Params, step: Step) -> SimpleNamespace:
     if step.dataset:
         view["dataset"] = view.pop("datasets")[step.dataset]
     return SimpleNamespace(**view)
-
-
-def prune(project: Project, params: Params) -> None:
-    """Remove raw rows and tokens of data sets that params.yaml no longer names: DVC hashes the whole folder."""
-    for kind in ("raw", "tokens"):
-        for folder in (project.artifacts / kind, project.artifacts / "keys" / kind):
-            for left in folder.iterdir() if folder.is_dir() else ():
-                if left.name.removesuffix(".json") not in params.datasets:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.graph import dvc_yaml
+from axolotl_core.cli.project import graph_of
+from axolotl_core.params.load import load
 from tests.conftest import REPOSITORY
 
 FLOORS = [
@@ -98,7 +99,7 @@ def test_no_broad_except():
 
 
 def test_dvc_yaml_equals_the_stage_table():
-    assert (REPOSITORY / "dvc.yaml").read_text(encoding="utf-8") == dvc_yaml()
+    assert (REPOSITORY / "dvc.yaml").read_text(encoding="utf-8") == graph_of(load(REPOSITORY / "params.yaml"), REPOSITORY)
 
 
 def test_every_public_thing_has_a_docstring():

@@ -13,7 +13,7 @@ from axolotl_core.params.document import read
 from axolotl_core.params.legacy import is_flat
 from axolotl_core.params.sharding import deepspeed_of
 from axolotl_core.params.whole import Params
-from axolotl_core.sources.files import files_of, fits
+from axolotl_core.sources.files import files_of, fits, place_of
 from axolotl_core.sources.outside import adapter
 from axolotl_core.sources.place import resolve
 from stages.graph import sections_wanted
@@ -40,7 +40,7 @@ def places(project: Project, params: Params, file: Path) -> list[str]:
     problems = []
     for name, data in params.datasets.items():
         try:
-            place = resolve(data.path, project.root)
+            place = place_of(data, project.root)
             fits(place, name, data)
             if place.kind != "hub":
                 files_of(place, data)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from axolotl_core.cli.project import graph_of
 from axolotl_core.cli.templates import DEFAULT, shipped, starter_data, template
 from axolotl_core.errors import MachineError, ParamsError
-from stages.graph import ARTIFACTS, DATA, dvc_yaml
+from axolotl_core.params.load import load
+from stages.graph import ARTIFACTS, DATA
 
 IGNORED_BY_GIT = f"/{ARTIFACTS}\n/.axolotl/\n/wandb\n/tensorboard\n"
 IGNORED_BY_DVC = "__pycache__/\n.axolotl/\nwandb/\ntensorboard/\n"
@@ -36,7 +38,7 @@ def command(folder: Path, pipeline: str, remote: str | None) -> None:
         raise ParamsError(f"{folder}: has a params.yaml or dvc.yaml already; choose an empty folder, or `axolotl upgrade` there")
     (folder / DATA).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, folder / "params.yaml")
-    (folder / "dvc.yaml").write_text(dvc_yaml(), encoding="utf-8")
+    (folder / "dvc.yaml").write_text(graph_of(load(folder / "params.yaml"), folder), encoding="utf-8")
     _append(folder / ".gitignore", IGNORED_BY_GIT)
     _append(folder / ".dvcignore", IGNORED_BY_DVC)
     for file in starter_data().iterdir() if pipeline == DEFAULT else ():

@@ -1,6 +1,7 @@
 """`axolotl`: the one place that knows click. Commands are imported when they are called, so that --help is quick."""
 
 import importlib
+import sys
 
 import click
 
@@ -11,7 +12,7 @@ from axolotl_core import (
 from axolotl_core.errors import AxolotlError, MachineError
 
 COMMANDS = {
-    "cache": "Show the row cache in .axolotl/rows, or trim it.",
+    "cache": "Show the row cache and the finished runs in .axolotl, or trim them.",
     "check": "Read params.yaml and say everything that is wrong with it.",
     "import": "Turn a flat Axolotl YAML into a params.yaml.",
     "inference": "Chat with the trained model.",
@@ -44,12 +45,28 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise _option_of_params(error) from None
         except AxolotlError as error:
             if world.rank() == 0:
                 click.echo(f"axolotl: {error}", err=True)
             elif isinstance(error, MachineError):  # the others fail alike, a GPU may fail alone
                 click.echo(f"axolotl, rank {world.rank()}: {error}", err=True)
             ctx.exit(error.exit_status)
+
+
+def _option_of_params(error: click.NoSuchOption) -> click.UsageError:
+    """An option of params.yaml that was given as one of the command line: how it is set there."""
+    from axolotl_core.params.whole import section_of  # imports pydantic
+
+    name = error.option_name.lstrip("-").replace("-", "_").rpartition(".")[2]
+    if name not in section_of():
+        return error
+    given = next((word.partition("=")[2] for word in sys.argv if word.startswith(f"{error.option_name}=")), "") or "VALUE"
+    return click.UsageError(
+        f"{error.option_name} is an option of params.yaml, which the command line sets with --set {section_of()[name]}.{name}={given}",
+        error.ctx,
+    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -52,4 +52,4 @@ def graph_of(params: Params, root: Path) -> str:
     """dvc.yaml as it should be for these params: with the user's own files that tokenize and train read."""
     formats = [file for data in params.datasets.values() for file in files_read(data, root)]
     read = {"format": formats, "adapter": adapter_files(params, root)}
-    return dvc_yaml({outside: {os.path.relpath(file, root) for file in files} for outside, files in read.items()})
+    return dvc_yaml(params.datasets, {outside: {os.path.relpath(file, root) for file in files} for outside, files in read.items()})

@@ -5,8 +5,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli import report_
@@ -37,14 +40,28 @@ def command(source: str | None, overrides: tuple[str, ...]) -> None:
     project, params = open_project(file, overrides)
     if not Path(".dvc").is_dir() or not Path("dvc.yaml").is_file():
         raise ParamsError("this folder is no axolotl project, it lacks .dvc or dvc.yaml; `axolotl init DIR` makes one")
-    if Path("dvc.yaml").read_text(encoding="utf-8") != graph_of(params, project.root):
-        raise ParamsError("dvc.yaml: was not written by this version of axolotl for these params; run `axolotl upgrade`")
+    graph = graph_of(params, project.root)
+    if _without_deps(Path("dvc.yaml").read_text(encoding="utf-8")) != _without_deps(graph):
+        raise ParamsError("dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`")
     activate(file, target, overrides)
+    write_atomically(Path("dvc.yaml"), graph.encode())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc calls `axolotl`
     done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)
     if done.returncode:
         sys.exit(done.returncode)
     report_.show(Path.cwd())
+
+
+def _without_deps(graph: str) -> Any:
+    """dvc.yaml but for what it depends on, which follows from the params. Raises ParamsError where it is no YAML."""
+    try:
+        document = YAML(typ="safe", pure=True).load(graph)
+    except YAMLError:
+        raise ParamsError("dvc.yaml: not valid YAML; run `axolotl upgrade`") from None
+    stages = document.get("stages", {}) if isinstance(document, dict) else {}
+    for stage in stages.values() if isinstance(stages, dict) else ():
+        stage.get("do", stage).pop("deps", None)
+    return document
 
 
 def activate(file: Path, target: Path, overrides: tuple[str, ...]) -> None:
@@ -53,7 +70,7 @@ def activate(file: Path, target: Path, overrides: tuple[str, ...]) -> None:
     if is_flat(document.values):
         document = sectioned(document)
     elif not overrides and all(section in document.values for section in sections_wanted()):
-        new = file.read_text(encoding="utf-8")  # as it is, with its comments
+        new = file.read_text(encoding="utf-8-sig")  # as it is, with its comments
         return _write(target, new)
     override(document, overrides)
     return _write(target, written(document.values))

@@ -37,6 +37,10 @@ def command(
             raise ParamsError(
                 f"dvc.yaml asks for revision {revision} of {step.stage.name}, this axolotl has {step.stage.revision}; run `axolotl upgrade`"
             )
-    built = run(project, whole, name, only=only, force=force, branch=branch_from)
+    try:
+        built = run(project, whole, name, only=only, force=force, branch=branch_from.expanduser() if branch_from else None)
+    finally:
+        if world.rank() == 0:
+            project.stats.save()
     if built and world.rank() == 0 and (project.root / ".dvc").is_dir() and "DVC_STAGE" not in os.environ:
         click.echo("DVC has not recorded this; `dvc commit` does, `dvc repro` would check it")

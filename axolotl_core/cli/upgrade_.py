@@ -7,17 +7,17 @@ import click
 from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli.project import PARAMS, graph_of
 from axolotl_core.params.load import load
-from stages.graph import dvc_yaml
 
 
 @click.command("upgrade")
 def command() -> None:
     """Rewrite dvc.yaml for the installed version.
 
-    Stages whose code gives other bytes than before have a higher revision there, and run again; no other does.
+    It also names the data sets of params.yaml and the files that formats read. Stages whose code gives other bytes than
+    before have a higher revision there, and run again; no other does.
     """
-    path, params = Path("dvc.yaml"), Path(PARAMS)
-    new = graph_of(load(params), Path.cwd()) if params.is_file() else dvc_yaml()
+    path = Path("dvc.yaml")
+    new = graph_of(load(Path(PARAMS)), Path.cwd())
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
     if old == new:
         click.echo("dvc.yaml is up to date")

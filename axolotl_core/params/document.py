@@ -51,7 +51,7 @@ def read(path: Path) -> Document:
     Raises ParamsError: no such file, not YAML, a key twice, not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; `axolotl init DIR` makes a project with one") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ Axolotl is silently ignored: it is kept, renamed, or gone with the reason.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -104,6 +105,20 @@ def fate_of(option: str) -> Fate:
     if option in section_of() or option == "datasets":
         return Fate(option, "kept", option)
     return Fate(option, "unknown", "")
+
+
+def rename_in_datasets(document: Document) -> Iterator[tuple[Where, str]]:
+    """`split` of today's Axolotl and of the datasets library is `train_on_split` here, in place; yields what is set twice."""
+    found = document.values.get("datasets")
+    datasets: dict[str, Any] = found if isinstance(found, dict) else {}
+    for name, data in datasets.items():
+        if isinstance(data, dict) and "split" in data:
+            where = ("datasets", name, "split")
+            if "train_on_split" in data:
+                yield where, "split and train_on_split are both set, and mean the same; remove one"
+            datasets[name] = {("train_on_split" if key == "split" else key): value for key, value in data.items()}
+            if where in document.lines:
+                document.lines["datasets", name, "train_on_split"] = document.lines[where]
 
 
 def revive(document: Document) -> list[str]:

@@ -56,6 +56,7 @@ def override(document: Document, overrides: Sequence[str]) -> None:
 def validate(document: Document) -> Params:
     """Types and names by pydantic, then what is not built yet, then impossible pairs."""
     problems = [f"{document.place((key,))}: {told}" for key, told in _names(document.values)]
+    problems += [f"{document.place(where)}: {told}" for where, told in legacy.rename_in_datasets(document)]
     values = {key: {} if value is None and key in SECTIONS and key != "datasets" else value for key, value in document.values.items()}
     try:
         params = Params.model_validate(values)
@@ -176,6 +177,24 @@ def _nearest_option(where: Where) -> str:
 def _hint(kind: str, got: Any) -> str:
     if kind == "bool_type" and str(got).lower() in ("yes", "no", "on", "off"):
         return "; YAML 1.2 knows true and false only"
+    if kind == "bool_type" and str(got).lower() in ("true", "false"):
+        return f"; write {str(got).lower()} without quotes"
     if kind.endswith("_type") and isinstance(got, str) and kind.startswith(("int", "float")):
-        return "; write the number without quotes"
+        if _is_number(got):
+            return "; write the number without quotes"
+        if got.strip().endswith("%") and _is_number(got.strip()[:-1]):
+            return f"; write the share as a number, {float(got.strip()[:-1]) / 100:g}"
+        return ""
+    if isinstance(got, list) and len(got) == 1 and not kind.startswith("list"):
+        return f"; write it without brackets, {show(got[0])}"
+    if kind == "list_type" and isinstance(got, str):
+        return f"; write it in brackets, [{got}]"
     return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

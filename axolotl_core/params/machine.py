@@ -54,7 +54,7 @@ class Machine(Section):
     """Size of a bucket of gradients, in MiB; unset: torch's own."""
     ddp_broadcast_buffers: bool | None = None
     """Send buffers of rank 0 to all before each pass; unset: torch's own."""
-    hf_use_auth_token: bool = False
-    """Use the hub token of this machine for private repositories."""
+    hf_use_auth_token: bool | None = None
+    """Send the hub token of this machine; unset: where there is one (HF_TOKEN, `hf auth login`)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs."""

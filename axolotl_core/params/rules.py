@@ -1,6 +1,7 @@
 """Pairs of options that cannot be together. Each rule yields (path of the option to mend, sentence)."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from axolotl_core import lookup
 from axolotl_core.errors import ParamsError
@@ -116,6 +117,12 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
     for option, scheduler in SCHEDULE_OPTIONS.items():
         if getattr(training, option) and training.lr_scheduler != scheduler:
             yield ("training", option), f"{option} does nothing with lr_scheduler '{training.lr_scheduler}'; it is for {scheduler}"
+    for key, value in training.lr_scheduler_kwargs.items():
+        if isinstance(value, str) or (isinstance(value, list) and len(value) == 1):
+            yield (
+                ("training", "lr_scheduler_kwargs", key),
+                f"lr_scheduler_kwargs: {key} is {value!r}, wanted a number, without quotes or brackets",
+            )
     if training.evaluation_strategy == "steps" and training.eval_steps is None:
         yield ("training", "evaluation_strategy"), "evaluation_strategy is 'steps' but eval_steps is unset; set it"
     if training.eval_steps is not None and training.evaluation_strategy not in (None, "steps"):
@@ -140,7 +147,20 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
         for option, value in adapter.identity().items():
             if option != "adapter" and value:
                 yield ("adapter", option), f"{option} does nothing without an adapter; set adapter: lora or remove it"
+    if adapter.lora_model_dir and PurePath(adapter.lora_model_dir).parts[:2] == ("artifacts", "adapter"):
+        yield (
+            ("adapter", "lora_model_dir"),
+            "lora_model_dir is artifacts/adapter, which train itself replaces, so every run would begin another; copy the folder and "
+            "name the copy",
+        )
     for name, data in params.datasets.items():
+        for key, value in data.chat_template_kwargs.items():
+            if isinstance(value, str) and value.lower() in ("true", "false"):
+                yield (
+                    ("datasets", name, "chat_template_kwargs", key),
+                    f"chat_template_kwargs: {key} is the text '{value}', which a template takes for true; write {value.lower()} without "
+                    "quotes",
+                )
         base = data.type.partition(":")[0].partition(".")[0] if isinstance(data.type, str) else "user_defined"
         base = "sharegpt" if base == "sharegpt_simple" else base
         for option in data.identity():
@@ -164,7 +184,7 @@ OPTIONS_OF_TYPES = {
     "field": ("completion",),
     "roles_to_train": (*CONVERSATIONS, *CHAT),
     "train_role_prefix": (*CONVERSATIONS, "sharegpt_jokes"),
-    **dict.fromkeys(("chat_template", "chat_template_kwargs", "field_messages", "message_field_role", "message_field_content"), CHAT),
-    **dict.fromkeys(("message_field_training", "roles", "train_on_eot"), CHAT),
+    **dict.fromkeys(("chat_template", "chat_template_kwargs", "chat_template_date", "train_on_eot", "roles"), CHAT),
+    **dict.fromkeys(("field_messages", "message_field_role", "message_field_content", "message_field_training"), CHAT),
 }
 """Options that only some formats read."""

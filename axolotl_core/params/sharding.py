@@ -24,12 +24,11 @@ IMPLIED = (
     "cpu_ram_efficient_loading",
     "forward_prefetch",
     "limit_all_gathers",
-    "sharding_strategy",
     "state_dict_type",
     "sync_module_states",
     "use_orig_params",
 )
-"""Settings of fsdp_config that have one right value here: layers are wrapped, checkpoints are whole."""
+"""Settings of fsdp_config that have one right value here: layers are wrapped, checkpoints hold all weights."""
 DECIDED = (
     "optimizer",
     "scheduler",
@@ -60,21 +59,57 @@ def fsdp_of(machine: Machine) -> Fsdp | None:
         if flag not in FLAGS:
             raise ParamsError(f"machine.fsdp: got '{flag}', wanted some of {', '.join(FLAGS)}{nearest(flag, FLAGS)}")
     config = {key.removeprefix("fsdp_"): value for key, value in machine.fsdp_config.items()}
-    known = ("version", "offload_params", "cpu_offload", "reshard_after_forward", "transformer_layer_cls_to_wrap")
+    known = ("version", "offload_params", "cpu_offload", "reshard_after_forward", "sharding_strategy", "transformer_layer_cls_to_wrap")
     for key in config:
         if key == "activation_checkpointing":
             raise ParamsError("machine.fsdp_config: activation_checkpointing is machine.gradient_checkpointing here; set that")
         if key not in (*known, *IMPLIED):
             raise ParamsError(f"machine.fsdp_config: '{key}' is no setting of FSDP{nearest(key, known)}")
-    if config.get("version", 2) not in (1, 2):
-        raise ParamsError(f"machine.fsdp_config: version is {config['version']}, wanted 1 or 2")
+    version = str(config.get("version", 2))
+    if version not in ("1", "2"):
+        raise ParamsError(f"machine.fsdp_config: version is {version}, wanted 1 or 2")
+    reshard = "shard_grad_op" not in flags
+    for key in ("sharding_strategy", "reshard_after_forward"):  # the first is FSDP 1's name for it, and a word or a number
+        if key in config:
+            reshard = _reshards(key, config[key])
+    offload = "offload" in flags
+    for key in ("cpu_offload", "offload_params"):
+        if key in config:
+            offload = _switch(key, config[key])
     layers = config.get("transformer_layer_cls_to_wrap") or ()
-    return Fsdp(
-        config.get("version", 2),
-        bool(config.get("reshard_after_forward", "shard_grad_op" not in flags)),
-        bool(config.get("offload_params", config.get("cpu_offload", "offload" in flags))),
-        tuple(layers.split(",") if isinstance(layers, str) else layers),
-    )
+    layers = layers.split(",") if isinstance(layers, str) else layers
+    if not isinstance(layers, list | tuple) or not all(isinstance(layer, str) for layer in layers):
+        raise ParamsError(f"machine.fsdp_config: transformer_layer_cls_to_wrap is {layers}, wanted names of classes")
+    return Fsdp(int(version), reshard, offload, tuple(layer.strip() for layer in layers))
+
+
+STRATEGIES = {"FULL_SHARD": True, "SHARD_GRAD_OP": False, "1": True, "2": False, "TRUE": True, "FALSE": False}
+"""sharding_strategy or reshard_after_forward in accelerate's spellings → whether weights are given up again after forward."""
+OTHER_STRATEGIES = {
+    "NO_SHARD": "shares nothing out, which is plain data parallel: remove fsdp",
+    "3": "is NO_SHARD, which is plain data parallel: remove fsdp",
+    "HYBRID_SHARD": "is for several machines; use FULL_SHARD",
+    "HYBRID_SHARD_ZERO2": "is for several machines; use SHARD_GRAD_OP",
+    "4": "is HYBRID_SHARD, for several machines; use FULL_SHARD",
+    "5": "is HYBRID_SHARD_ZERO2, for several machines; use SHARD_GRAD_OP",
+}
+
+
+def _reshards(key: str, value: Any) -> bool:
+    name = str(value).upper()
+    if name in OTHER_STRATEGIES:
+        raise ParamsError(f"machine.fsdp_config: {key} {value} {OTHER_STRATEGIES[name]}")
+    if name not in STRATEGIES:
+        raise ParamsError(f"machine.fsdp_config: {key} is {value}, wanted FULL_SHARD or SHARD_GRAD_OP{nearest(name, STRATEGIES)}")
+    return STRATEGIES[name]
+
+
+def _switch(key: str, value: Any) -> bool:
+    """true or false, which accelerate's files write as text. Raises ParamsError for anything else."""
+    name = str(value).lower()
+    if name not in ("true", "false"):
+        raise ParamsError(f"machine.fsdp_config: {key} is {value}, wanted true or false")
+    return name == "true"
 
 
 def deepspeed_of(machine: Machine, root: Path) -> tuple[dict[str, Any], list[str]] | None:
@@ -87,7 +122,7 @@ def deepspeed_of(machine: Machine, root: Path) -> tuple[dict[str, Any], list[str
     shipped = resources.files("pipelines").joinpath(f"deepspeed/{machine.deepspeed}.json")
     file = Path(str(shipped)) if machine.deepspeed in SHIPPED else root / machine.deepspeed
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError:
         raise ParamsError(f"machine.deepspeed: there is no file {file}; {', '.join(SHIPPED)} come with axolotl") from None
     except ValueError as error:

@@ -24,11 +24,11 @@ class Tracking(Section):
     resume_from_checkpoint: str | None = None
     """Go on from this checkpoint of the same run, `.axolotl/runs/…/step-100`; that of another run is refused."""
     wandb_mode: Literal["online", "offline", "disabled"] | None = None
-    """Weights & Biases; unset: online if wandb_project is set. Offline runs lie in wandb/, for `wandb sync`."""
+    """Weights & Biases; unset: as WANDB_MODE says, else online, if there is a project. Offline runs lie in wandb/, for `wandb sync`."""
     wandb_project: str | None = None
-    """Its project."""
+    """Its project; unset: WANDB_PROJECT."""
     wandb_entity: str | None = None
-    """Its team or user."""
+    """Its team or user; unset: WANDB_ENTITY."""
     wandb_watch: Literal["gradients", "parameters", "all"] | None = None
     """Histograms of these, each step."""
     wandb_run_id: str | None = None

@@ -1,5 +1,7 @@
 """The commands, as a user meets them."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,24 @@ def test_every_command_has_the_help_that_the_list_shows():
 
 def test_an_unknown_command_is_refused():
     assert "No such command 'trian'" in call("trian", status=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (
+            ("--learning_rate=1e-5",),
+            "--learning_rate is an option of params.yaml, which the command line sets with --set training.learn",
+        ),
+        (("--lora-r", "8"), "--lora-r is an option of params.yaml, which the command line sets with --set adapter.lora_r=VALUE"),
+        (("--training.seed=1",), "which the command line sets with --set training.seed=1"),
+        (("--fast",), "No such option '--fast'"),
+    ],
+)
+def test_an_option_of_the_params_on_the_command_line_is_told_how_it_is_set(project: Path, axolotl, words: tuple, wanted: str):
+    done = axolotl("stage", "train", *words, cwd=project, status=2)
+    assert wanted in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_check_passes_a_project_that_is_right(project: Path):
@@ -118,10 +138,11 @@ def test_import_tells_what_does_not_run_yet(project: Path):
 
 
 def test_upgrade_tells_which_stages_run_again(project: Path):
-    (project / "dvc.yaml").write_text(dvc_yaml().replace("pack --only --revision 1", "pack --only --revision 0"))
-    assert call("upgrade") == "wrote dvc.yaml; stages of another revision, which run again: pack 0 → 1\n"
+    graph = dvc_yaml(["sums", "talks"])
+    (project / "dvc.yaml").write_text(graph.replace("pack --only --revision 2", "pack --only --revision 1"))
+    assert call("upgrade") == "wrote dvc.yaml; stages of another revision, which run again: pack 1 → 2\n"
     assert call("upgrade") == "dvc.yaml is up to date\n"
-    assert (project / "dvc.yaml").read_text() == dvc_yaml()
+    assert (project / "dvc.yaml").read_text() == graph
 
 
 def test_init_makes_a_project_that_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -173,6 +194,63 @@ def test_run_goes_through_dvc_and_ends_with_the_table(project: Path, axolotl):
     assert "held-out" in done.stdout
     assert "axolotl inference" in done.stdout
     assert load(project / "params.yaml").training.max_steps == 2
+
+
+def test_run_of_params_with_other_data_sets_rewrites_what_dvc_depends_on(project: Path, axolotl):
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
+    call("upgrade")
+    text = (project / "params.yaml").read_text()
+    begin, end = text.index("  talks:"), text.index("tokenizer:")
+    (project / "one.yaml").write_text((text[:begin] + text[end:]).replace("  sums:", "  adding:"))
+    axolotl("run", "one.yaml", "--set", "training.max_steps=1", "--set", "packing.val_set_size=2", cwd=project)
+    assert "artifacts/tokens/adding\n" in (project / "dvc.yaml").read_text()
+    graph = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(graph.replace("pack --only --revision 2", "pack --only --revision 1"))
+    assert "dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`" in call("run", "one.yaml", status=2)
+
+
+def test_a_data_set_that_dvc_yaml_does_not_know_is_told_by_pack(project: Path, axolotl):
+    call("upgrade")
+    graph = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(graph.replace("      - artifacts/tokens/talks\n", ""))
+    axolotl("stage", "pack", cwd=project)
+    environment = {**os.environ, "DVC_STAGE": "pack"}
+    done = axolotl("stage", "pack", "--only", "--force", cwd=project, status=2, env=environment)
+    assert "dvc.yaml: pack does not depend on the tokens of the data set talks; run `axolotl upgrade`" in done.stderr
+
+
+def test_the_cache_command_knows_finished_runs_and_leaves_interrupted_ones(project: Path):
+    stage("train", "training.max_steps=3")
+    (run,) = (project / ".axolotl" / "runs").iterdir()
+    (project / ".axolotl" / "runs" / "begun" / "step-2").mkdir(parents=True)
+    assert f"run              {run.name[:12]}" in call("cache")
+    assert "3 steps" in call("cache")
+    call("cache", "--older", "1")
+    assert run.exists()
+    call("cache", "--trim", "1")
+    assert [path.name for path in (project / ".axolotl" / "runs").iterdir()] == ["begun"]
+    assert list((project / ".axolotl" / "rows").iterdir()) == []
+    assert stage("train", "training.max_steps=3") == 0, "the artifact is there"
+
+
+def test_one_epoch_more_branches_from_a_finished_run(project: Path, axolotl):
+    stage("train")
+    (run,) = (project / ".axolotl" / "runs").iterdir()
+    (last,) = run.glob("step-*")
+    done = axolotl("stage", "train", "--set", "training.num_epochs=3", "--branch-from", str(last), cwd=project)
+    assert f"branched from {last}, step 20 of the run" in done.stdout + done.stderr
+    assert "30 steps" in done.stdout
+
+
+def test_a_lost_artifact_comes_back_from_the_last_checkpoint_and_force_trains_anew(project: Path, axolotl):
+    stage("train")
+    shutil.rmtree(project / "artifacts" / "adapter")
+    done = axolotl("stage", "train", cwd=project)
+    assert "resumed from the checkpoint of step 20" in done.stdout + done.stderr
+    done = axolotl("stage", "train", "--force", cwd=project)
+    assert "resumed" not in done.stdout + done.stderr
+    assert "step 20/20" in done.stdout + done.stderr
 
 
 def test_run_of_nothing_is_told(project: Path):

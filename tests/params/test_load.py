@@ -100,6 +100,30 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
             "'cosine_with_restarts', 'cosine_with_min_lr', 'cosine_warmup_with_min_lr', 'polynomial', 'inverse_sqrt', "
             "'warmup_stable_decay', 'one_cycle' or 'log_sweep'; did you mean 'cosine'?",
         ),
+        (
+            "packing:\n  val_set_size: 10%\n",
+            "params.yaml:6: packing.val_set_size: got '10%', wanted number or integer; write the share as a number, 0.1",
+        ),
+        ("adapter:\n  lora_r: '8'\n", "params.yaml:6: adapter.lora_r: got '8', wanted integer; write the number without quotes"),
+        ("adapter:\n  lora_r: many\n", "params.yaml:6: adapter.lora_r: got 'many', wanted integer"),
+        ("adapter:\n  lora_r: [8]\n", "params.yaml:6: adapter.lora_r: got [8], wanted integer; write it without brackets, 8"),
+        (
+            "packing:\n  sample_packing: 'true'\n",
+            "params.yaml:6: packing.sample_packing: got 'true', wanted boolean; write true without quotes",
+        ),
+        (
+            "adapter:\n  adapter: lora\n  lora_target_modules: q_proj\n",
+            "params.yaml:7: adapter.lora_target_modules: got 'q_proj', wanted list; write it in brackets, [q_proj]",
+        ),
+        (
+            "training:\n  lr_scheduler_kwargs: {num_cycles: '2'}\n",
+            "params.yaml:6: lr_scheduler_kwargs: num_cycles is '2', wanted a number, without quotes or brackets",
+        ),
+        (
+            "adapter:\n  adapter: lora\n  lora_model_dir: ./artifacts/adapter/\n",
+            "params.yaml:7: lora_model_dir is artifacts/adapter, which train itself replaces, so every run would begin another; copy the "
+            "folder and name the copy",
+        ),
         ("training:\n  num_epochs: .inf\n", "params.yaml:6: training.num_epochs: got inf, wanted a finite number"),
     ],
 )
@@ -117,6 +141,14 @@ def test_one_sentence_with_line_got_wanted_and_nearest_name(tmp_path: Path, text
         (
             "datasets:\n  faq: {path: x, type: {formt: y}}\nmodel: {base_model: x}\n",
             "params.yaml:2: 'formt' is no option of the section 'datasets'; did you mean 'format'?",
+        ),
+        (
+            "datasets:\n  faq: {path: x, split: a, train_on_split: b}\nmodel: {base_model: x}\n",
+            "params.yaml:2: split and train_on_split are both set, and mean the same; remove one",
+        ),
+        (
+            "datasets:\n  faq: {path: x, type: chat_template, chat_template_kwargs: {think: 'False'}}\nmodel: {base_model: x}\n",
+            "params.yaml:2: chat_template_kwargs: think is the text 'False', which a template takes for true; write false without quotes",
         ),
         (
             "datasets:\n  my faq: {path: x}\nmodel: {base_model: x}\n",

@@ -42,7 +42,7 @@ def test_machine_and_tracking_are_in_no_stage():
 
 
 def test_dvc_yaml_never_interpolates_more_than_a_name_into_a_command():
-    graph = YAML(typ="safe").load(dvc_yaml())
+    graph = YAML(typ="safe").load(dvc_yaml(DATA))
     for stage in graph["stages"].values():
         command = stage.get("do", stage)["cmd"]
         assert command.replace("@${key}", "").isascii()

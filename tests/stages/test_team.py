@@ -33,6 +33,7 @@ def test_cpu_box_gpu_box_and_team_mate_share_one_remote(project: Path, tmp_path_
     (mine / "params.yaml").rename(mine / "wanted.yaml")
     axolotl("init", str(mine), "--remote", str(boxes / "bucket"), cwd=boxes)
     (mine / "wanted.yaml").rename(mine / "params.yaml")
+    axolotl("upgrade", cwd=mine)
     sh(mine, "git", "config", "user.email", "a@b.c")
     sh(mine, "git", "config", "user.name", "a")
 

@@ -317,6 +317,7 @@ def test_view_shows_what_is_trained(project: Path, axolotl):
     assert "█" in masks
     assert "alpaca" in axolotl("cache", cwd=project).stdout
     assert "removed " in axolotl("cache", "--clear", cwd=project).stdout
+    assert "0 B in " in axolotl("cache", cwd=project).stdout
     for arguments, told in (
         (("--row", "13", "--dataset", "talks"), "there is no row 13; the data set has rows 1 to 12"),
         (("--dataset", "talk"), "no data set is called 'talk'; did you mean 'talks'?; there are sums, talks"),

@@ -1,0 +1,126 @@
+"""On a real GPU, through the real stages: make test-gpu. Skipped with one line where there is none."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from axolotl_core.adapters import lora
+from axolotl_core.artifacts.manifest import artifact_digest
+from tests.conftest import REPOSITORY, edit, stage
+
+if not torch.cuda.is_available():
+    pytest.skip("no GPU on this machine", allow_module_level=True)
+
+LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
+METHODS = {
+    "full": ("training.learning_rate=1e-3",),
+    "lora": (),
+    "qlora": ("adapter.adapter=qlora", "model.load_in_4bit=true"),
+    "8bit": ("model.load_in_8bit=true",),
+    "relora": ("adapter.relora_steps=5", "adapter.relora_warmup_steps=1"),
+}
+
+
+@pytest.fixture
+def base(project: Path) -> Path:
+    """A random llama in bf16, wide enough that kernels differ from those of a toy."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(project / "model")
+    shutil.rmtree(project / "model")
+    config = LlamaConfig(
+        vocab_size=1024,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(project / "model")
+    tokenizer.save_pretrained(project / "model")
+    return project
+
+
+def metrics(project: Path) -> dict:
+    return json.loads((project / "artifacts" / "metrics" / "train.json").read_text())
+
+
+def logits(model) -> torch.Tensor:
+    ids = torch.tensor([[1, 40, 50, 60, 70, 80, 90]])
+    with torch.no_grad():
+        return model.eval()(ids).logits.float()
+
+
+def full(project: Path) -> None:
+    edit(project / "params.yaml", LORA, "  adapter:\n")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_base_of_bf16_is_trained_exported_and_evaluated(base: Path, method: str, capsys):
+    if method == "full":
+        full(base)
+    stage("export", *METHODS[method])
+    stage("evaluate", *METHODS[method])
+    found = metrics(base)
+    assert (found["precision"], found["attention"]) == ("bf16", "sdpa")
+    assert found["eval_loss_after"] < found["eval_loss_before"] - 1
+    if method in ("full", "relora"):
+        assert found["rounding"]["loss_after"] == pytest.approx(found["rounding"]["loss_before"], abs=0.05)
+    report = json.loads((base / "artifacts" / "evaluation" / "report.json").read_text())
+    assert report["after"]["loss"] == pytest.approx(found["eval_loss_after"], abs=0.1)
+    exported = AutoModelForCausalLM.from_pretrained(base / "artifacts" / "export")
+    assert exported.dtype == torch.bfloat16
+    if method == "lora":
+        plain = AutoModelForCausalLM.from_pretrained(base / "model", dtype=torch.float32)
+        trained = lora.apply(plain, base / "artifacts" / "adapter")
+        wanted, effect = logits(trained), logits(AutoModelForCausalLM.from_pretrained(base / "model", dtype=torch.float32))
+        got = logits(AutoModelForCausalLM.from_pretrained(base / "artifacts" / "export", dtype=torch.float32))
+        assert (got - wanted).abs().max() < 0.1 * (effect - wanted).abs().max()
+
+
+@pytest.mark.parametrize("options", [("training.fp16=true",), ("training.bf16=full",), ("machine.gradient_checkpointing=true",)], ids=str)
+def test_options_train(base: Path, options: tuple):
+    stage("train", *options)
+    assert metrics(base)["eval_loss_after"] < metrics(base)["eval_loss_before"] - 1
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_that_was_interrupted_ends_with_the_same_bytes(base: Path, method: str):
+    if method == "full":
+        full(base)
+    options = ("training.num_epochs=12", "training.learning_rate=1e-3", "tracking.save_steps=7")
+    stage("train", *options)
+    wanted = artifact_digest(base / "artifacts" / "adapter")
+    losses = (base / "artifacts" / "plots" / "eval.csv").read_text()
+    shutil.rmtree(base / ".axolotl" / "runs")
+    shutil.rmtree(base / "artifacts" / "adapter")
+    words = [word for option in options for word in ("--set", option)]
+    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train", *words]
+    path = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": path})
+    while process.poll() is None and not any(base.glob(".axolotl/runs/*/step-*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate()[0]
+    assert process.returncode == 75, told
+    stage("train", *options)
+    assert (base / "artifacts" / "plots" / "eval.csv").read_text() == losses
+    assert artifact_digest(base / "artifacts" / "adapter") == wanted
+
+
+def test_packed_rows_change_no_loss(base: Path):
+    found = []
+    for packed in ("true", "false"):
+        stage("train", "training.max_steps=1", f"packing.eval_sample_packing={packed}", "training.learning_rate=1e-6")
+        found.append(metrics(base)["eval_loss_before"])
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
