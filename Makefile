@@ -1,12 +1,13 @@
 # make quickstart   install everything pinned and fine-tune the default model: minutes on two cores
 # make test         install and run the whole test suite
 # make test-gptq    the tests of GPTQ bases, in an environment of their own
+# make test-gpu     what needs a GPU, with the Python that is there (torch, transformers, peft, pytest); PYTHON=… names it
 # make lint         formatting, lint, types
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart test test-gptq lint install clean
+.PHONY: quickstart test test-gptq test-gpu lint install clean
 
 quickstart: install
 	dvc repro
@@ -25,6 +26,9 @@ test-gptq:
 	.venv-gptq/bin/pip install --quiet --disable-pip-version-check --constraint .venv-gptq/constraints.txt --editable '.[gptq]' \
 		pytest pytest-timeout hypothesis
 	.venv-gptq/bin/python -m pytest tests/gptq
+
+test-gpu:
+	$(PYTHON) -m pytest tests/gpu -o filterwarnings=default
 
 lint: install
 	ruff format --check .

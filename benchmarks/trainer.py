@@ -10,6 +10,7 @@ batch, with as many samples a step: how most people run it. Needs torch, transfo
 xxhash; bitsandbytes for qlora.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -293,17 +294,18 @@ def matmul_peak() -> float:
     return 20 * 2 * 8192**3 / (time.perf_counter() - started) / 1e12
 
 
-def main(name: str) -> None:
+def main(name: str, turns: int, file: Path | None) -> None:
     setup = SETUPS[name]
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores, {platform.machine()}"
     libraries = ", ".join(f"{library} {version(library)}" for library in ("torch", "transformers", "peft", "accelerate"))
     print(f"\nPython {platform.python_version()}, {libraries}; {where}\n")
-    print(f"{name}: {setup.rows} × {setup.tokens} tokens a step; median of {setup.turns} × {setup.steps} steps\n", flush=True)
+    print(f"{name}: {setup.rows} × {setup.tokens} tokens a step; median of {turns} × {setup.steps} steps\n", flush=True)
     head = ["method", "side", "s a step", "tokens/s", "trained tokens/s", "peak GiB", "axolotl's tokens/s ÷", "axolotl's memory ÷"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), flush=True)
+    results: dict[str, Any] = {}
     for method in setup.methods:
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-        for turn in range(setup.turns):
+        for turn in range(turns):
             for side in SIDES if turn % 2 else reversed(SIDES):
                 runs[side].append(measured(name, method, side))
         middle = {
@@ -322,6 +324,7 @@ def main(name: str) -> None:
             for side, found in runs.items()
         }
         mine = middle["axolotl"]
+        results[method] = middle
         for side, one in middle.items():
             speed = mine["trained"] / one["trained"]
             cells = [method, side, f"{one['seconds']:.2f}", f"{one['tokens']:.0f}" if one["tokens"] else "", f"{one['trained']:.0f}"]
@@ -334,12 +337,18 @@ def main(name: str) -> None:
             size = sum(p.numel() for p in load(name, method).parameters())
             share = (6 if method == "full" else 4) * size * mine["tokens"] / 1e12 / matmul_peak()
             print(f"<!-- {method}: {share:.0%} of this card's bf16 matmul peak, counting {6 if method == 'full' else 4} N per token -->")
+        if file:
+            file.write_text(json.dumps({"where": where, "libraries": libraries, "setup": name, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and sys.argv[1] in SETUPS:
-        main(sys.argv[1])
-    elif len(sys.argv) == 4:
-        print(json.dumps(SIDES[sys.argv[3]](sys.argv[1], sys.argv[2]) | {"peak": peak()}))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=SETUPS)
+    parser.add_argument("side", nargs="*", help="a method and a side: one measurement, as JSON")
+    parser.add_argument("--turns", type=int, help="processes a side; unset: as the setup says")
+    parser.add_argument("--json", type=Path, help="a file for the numbers of the table")
+    asked = parser.parse_args()
+    if asked.side:
+        print(json.dumps(SIDES[asked.side[1]](asked.name, asked.side[0]) | {"peak": peak()}))
     else:
-        sys.exit(f"wanted one of {', '.join(SETUPS)}")
+        main(asked.name, asked.turns or SETUPS[asked.name].turns, asked.json)
