@@ -55,7 +55,7 @@ def tokenizer(job: Job) -> Result:
 
 def model(job: Job) -> Result:
     """base/: a pin of the weights where they lie; a GGUF file is turned into safetensors."""
-    from axolotl_core.models.pin import pin_model  # imports transformers
+    from axolotl_core.models.pin import left_out, pin_model  # imports transformers
 
     facts = pin_model(
         job.params.model,
@@ -65,7 +65,7 @@ def model(job: Job) -> Result:
         stats=job.project.stats,
     )
     said = f"{facts['parameters']:,} parameters, {facts['family']}, from {job.params.model.base_model}"
-    others = ", ".join(facts.get("not_of_the_model", ()))
+    others = ", ".join(left_out(job.params.model, job.project.root))
     return Result(facts, said + (f" ({others} beside it: no part of the model)" if others else ""))
 
 

@@ -31,7 +31,7 @@ SMALL = ("*.json", "*.txt", "LICENSE*")
 
 
 def pin_model(model: Model, root: Path, out: Path, *, token: bool | None, stats: StatCache) -> dict[str, Any]:
-    """Fill `out` and return the facts {"parameters", "family", "kind"}.
+    """Fill `out` and return the facts {"parameters", "family", "kind"}. What lies beside the model's files is no fact of it.
 
     Raises ModelError: no network, no such repository, no model in it, not a GGUF file.
     """
@@ -70,8 +70,13 @@ def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatC
             f"model.model_type is {model.model_type}, but {place.text} holds {' '.join(classes) or 'no class name'}; remove it"
         )
     Weights(folder)  # a name that two of the files have
-    facts = {"parameters": _parameters(folder), "family": config["model_type"], "kind": pin["kind"]}
-    return facts | ({"not_of_the_model": others} if (others := other_files(folder)) else {})
+    return {"parameters": _parameters(folder), "family": config["model_type"], "kind": pin["kind"]}
+
+
+def left_out(model: Model, root: Path) -> list[str]:
+    """Names of safetensors in a local base's folder that are no part of the model."""
+    place = resolve(model.base_model, root)
+    return other_files(place.local) if place.kind == "folder" else []
 
 
 def weights_folder(base: Path, root: Path, stats: StatCache) -> Path:
@@ -113,6 +118,7 @@ def _download(model: Model, token: bool | None) -> tuple[Path, str]:
     settings: dict[str, Any] = {"revision": model.model_revision, "ignore_patterns": model.base_model_ignore_patterns, "token": token}
     try:
         folder = Path(snapshot_download(model.base_model, allow_patterns=list(SMALL), **settings))
+        settings["revision"] = folder.name  # the branch may move while weights are on their way
         named = indexed_files(folder) if (folder / INDEX).is_file() else []
         snapshot_download(model.base_model, allow_patterns=[SINGLE, *named], **settings)
         if not weight_files(folder):

@@ -18,7 +18,7 @@ from axolotl_core.errors import ModelError, ParamsError
 from axolotl_core.models.load import grow_embeddings, load_model
 from axolotl_core.models.packing import TOLERANCE, How, _probe, block_mask, forward, self_test, small_model, splits
 from axolotl_core.models.packs import FAMILIES, packs_of
-from axolotl_core.models.pin import pin_model, weights_folder
+from axolotl_core.models.pin import left_out, pin_model, weights_folder
 from axolotl_core.models.weights import INDEX, SINGLE
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
@@ -266,7 +266,8 @@ def test_files_that_the_index_does_not_name_are_no_part_of_the_model(tmp_path: P
         facts.append(found)
         pin = json.loads((tmp_path / f"pin-{folder.name}" / "pin.json").read_text())
         assert "consolidated.safetensors" not in [entry["file"] for entry in pin["files"]]
-    assert facts[1] == facts[0] | {"not_of_the_model": ["consolidated.safetensors"]}
+    assert facts[1] == facts[0], "the artifact is that of the model alone"
+    assert [left_out(Model(base_model=str(folder)), tmp_path) for folder in (plain, beside)] == [[], ["consolidated.safetensors"]]
 
 
 @pytest.mark.parametrize(
