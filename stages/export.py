@@ -21,11 +21,15 @@ def run(job: Job) -> Result:
     if prompting.own and prompting.source:
         (job.out / "chat_template.jinja").write_text(prompting.source, encoding="utf-8")
     write_special_tokens(job.out, tokenizer, prompting)
+    notes = list(prompting.notes)
+    if prompting.not_exported:
+        names = ", ".join(prompting.not_exported)
+        notes.append(f"training gave the chat template {names} (chat_template_kwargs); give it the same in apply_chat_template")
     adapter = json.loads(job.input("keys/adapter.json").read_text(encoding="utf-8"))
     records = adapter.pop("lineage") | {"adapter": adapter}
     (job.out / "lineage.json").write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     metrics = json.loads(job.input("metrics/train.json").read_text(encoding="utf-8"))
     base_model = records["base"]["params"]["model"]["base_model"]
-    (job.out / "README.md").write_text(write_card(base_model, metrics, records, prompting.notes), encoding="utf-8")
+    (job.out / "README.md").write_text(write_card(base_model, metrics, records, notes), encoding="utf-8")
     said = f"{job.project.artifacts.name}/export, loads with AutoModelForCausalLM.from_pretrained"
-    return Result({"base_model": base_model}, "\n  ".join([said, *prompting.notes]))
+    return Result({"base_model": base_model}, "\n  ".join([said, *notes]))

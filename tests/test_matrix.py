@@ -164,3 +164,15 @@ def test_two_processes_write_what_one_does_of_a_base_of_sixteen_bits(project: Pa
     axolotl("stage", "export", *words, cwd=project)
     two = logits(project / "artifacts" / "export")
     assert (two - one).abs().max() < 0.2 * (was - one).abs().max()
+
+
+@pytest.mark.parametrize("method", ["lora", "relora", "full"])
+def test_a_base_whose_files_are_narrower_than_its_config_says(project: Path, method: str):
+    """transformers loads what config.json says, and that is what is written."""
+    base(project, "llama", torch.bfloat16)
+    config = project / "model" / "config.json"
+    config.write_text(config.read_text().replace('"bfloat16"', '"float32"'))
+    if method == "full":
+        edit(project / "params.yaml", LORA, "  adapter:\n")
+    stage("export", *METHODS[method], "training.max_steps=4")
+    assert AutoModelForCausalLM.from_pretrained(project / "artifacts" / "export").dtype == torch.float32

@@ -78,6 +78,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         new.unlink(missing_ok=True)
 
 
+def link(old: Path, new: Path) -> None:
+    """A second name of a file that nobody changes; a copy where the file system has no such thing."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
+
+
 def flush(path: Path, deep: bool = True) -> None:
     """fsync a file, or a folder and (deep) all that is in it."""
     if deep and path.is_dir():

@@ -60,7 +60,9 @@ def _without_deps(graph: str) -> Any:
         raise ParamsError("dvc.yaml: not valid YAML; run `axolotl upgrade`") from None
     stages = document.get("stages", {}) if isinstance(document, dict) else {}
     for stage in stages.values() if isinstance(stages, dict) else ():
-        stage.get("do", stage).pop("deps", None)
+        inner = stage.get("do", stage) if isinstance(stage, dict) else None
+        if isinstance(inner, dict):
+            inner.pop("deps", None)
     return document
 
 

@@ -157,10 +157,11 @@ def replace_parameters(base: Path, out: Path, new: Mapping[str, Tensor]) -> None
 
 
 def rewrite(base: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Write the folder `base` to `out` with each tensor changed; shards, names and dtypes stay, one shard is in memory."""
+    """Write the folder `base` to `out` with tensors changed; shards, names and dtypes stay, one shard is in memory."""
+    dtype = dtype_of(base)
     for file in weight_files(base):
         with safe_open(file, "pt") as opened:
-            shard = {name: _changed(change, name, opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+            shard = {name: _changed(change, name, opened.get_tensor(name), dtype) for name in opened.keys()}  # noqa: SIM118
             save_file(shard, out / file.name, metadata=opened.metadata() or {"format": "pt"})
         (out / file.name).chmod(0o644)
     for name in BESIDE:
@@ -168,8 +169,10 @@ def rewrite(base: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> N
             shutil.copyfile(base / name, out / name)
 
 
-def _changed(change: Callable[[str, Tensor], Tensor], name: str, tensor: Tensor) -> Tensor:
-    return change(name, tensor).to(tensor.dtype).contiguous()
+def _changed(change: Callable[[str, Tensor], Tensor], name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """dtype: what transformers loads the model in, which the files may be narrower than."""
+    new = change(name, tensor)
+    return (tensor if new is tensor else new.to(dtype)).contiguous()
 
 
 def dtype_of(folder: Path) -> torch.dtype:

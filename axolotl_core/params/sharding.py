@@ -127,7 +127,8 @@ def deepspeed_of(machine: Machine, root: Path) -> tuple[dict[str, Any], list[str
         raise ParamsError(f"machine.deepspeed: there is no file {file}; {', '.join(SHIPPED)} come with axolotl") from None
     except ValueError as error:
         raise ParamsError(f"machine.deepspeed: {file} is not JSON: {error}") from None
-    if not isinstance(settings, dict) or not isinstance(settings.get("zero_optimization", {}).get("stage"), int):
+    zero = settings.get("zero_optimization") if isinstance(settings, dict) else None
+    if not isinstance(zero, dict) or not isinstance(zero.get("stage"), int):
         raise ParamsError(f"machine.deepspeed: {file} has no zero_optimization.stage; set it to 1, 2 or 3")
     set_there = [key for key in DECIDED if settings.pop(key, "auto") != "auto"]
     return settings, [f"{file}: {', '.join(set_there)} not used: params.yaml decides"] if set_there else []

@@ -204,7 +204,9 @@ class ChatTemplate:
             asked = ""
         if asked and text.startswith(asked):
             return min(start, len(asked)), end
-        if tag := OPENED.search(text, common_beginning(text, asked.removesuffix(self.generation_prompt)), start):
+        before = asked.removesuffix(self.generation_prompt)
+        turn = len(before) if asked != before and text.startswith(before) else start  # where the own header begins, if that is clear
+        if tag := OPENED.search(text, turn, start):
             asks = " ".join(self.generation_prompt.split())
             raise DataError(
                 f"message {i + 1} begins with {tag[0]}, but the chat template asks for it with '{asks}', so half of it would be trained; "

@@ -43,6 +43,8 @@ class Prompting:
     own: bool = False
     template: ChatTemplate | None = None
     notes: tuple[str, ...] = ()
+    not_exported: tuple[str, ...] = ()
+    """Variables of the template that a tokenizer's files cannot carry."""
 
     def turn_ends(self, tokenizer: Tokenizer) -> list[int]:
         """The id of the token that ends a reply, if it is one token."""
@@ -74,7 +76,7 @@ def prompting_of(datasets: Mapping[str, Dataset], tokenizer: Tokenizer, root: Pa
         for name, differs in others.items()
         if differs
     ]
-    return Prompting(source, own, template, tuple(notes))
+    return Prompting(source, own, template, tuple(notes), tuple(sorted(settings)))
 
 
 def write_special_tokens(folder: Path, tokenizer: Tokenizer, prompting: Prompting) -> None:

@@ -21,12 +21,17 @@ def loads(text: bytes | str) -> Any:
         value = orjson.loads(data)
         if _keys(value) == _colons(data):
             return value
-    return json.loads(data, object_pairs_hook=_object, parse_constant=_refuse)
+    try:
+        value = json.loads(data, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
 
 
 def _colons(data: bytes) -> int:
-    """How many keys a text has, if each colon stands right behind its key or after one blank: `\\":` is inside a string."""
-    return data.count(b'":') - data.count(b'\\":') + data.count(b'" :') - data.count(b'\\" :')
+    """How many keys a text has, if each colon stands behind its key or one blank: `\\":` is inside a string."""
+    return sum(data.count(b'"' + blank + b":") - data.count(b'\\"' + blank + b":") for blank in (b"", b" ", b"\t", b"\n"))
 
 
 def dumps(value: Any) -> bytes:
@@ -58,6 +63,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"the key '{twice}' is twice in one object")
     return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
 
 
 def _refuse(name: str) -> None:

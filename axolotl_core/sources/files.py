@@ -6,6 +6,7 @@ save_to_disk   the files that state.json names
 a folder       its data files of one split: several of them and no choice is an error
 """
 
+import glob
 import json
 import re
 from dataclasses import dataclass
@@ -50,8 +51,8 @@ def place_of(data: Dataset, root: Path) -> Place:
 
 def reader(data: Dataset) -> str | None:
     """The reader that `path` names instead of a place, for local `data_files`."""
-    globs = [data.data_files] if isinstance(data.data_files, str) else data.data_files or []
-    return data.path if data.path in BUILDERS and globs and not any("://" in glob for glob in globs) else None
+    names = [data.data_files] if isinstance(data.data_files, str) else data.data_files or []
+    return data.path if data.path in BUILDERS and names and not any("://" in name for name in names) else None
 
 
 def fits(place: Place, name: str, data: Dataset) -> None:
@@ -92,7 +93,7 @@ def _named(place: Place, pattern: str, *, anywhere: bool) -> list[Path]:
     literal = path_in(place.local, pattern)
     if literal.is_file():
         return [literal]
-    matched = sorted(p for p in place.local.glob(pattern) if p.is_file()) if not pattern.startswith("/") else []
+    matched = sorted(Path(name) for name in glob.glob(str(literal), recursive=True) if Path(name).is_file())
     if not matched:
         raise DataError(f"{place.text}: data_files '{pattern}' matches no file in {'the folder' if not anywhere else place.local}")
     return matched
@@ -113,7 +114,7 @@ def _of_folder(place: Place, data: Dataset) -> Files:
 
 def _is_data(path: Path, ds_type: str | None) -> bool:
     kind = kind_of(path)
-    if kind is None or path.name in METADATA or ABOUT.fullmatch(path.name):
+    if kind is None or path.name in METADATA or (kind == "text" and ABOUT.fullmatch(path.name)):
         return False
     return ds_type in (None, kind) or {ds_type, kind} == {"json", "jsonl"}
 

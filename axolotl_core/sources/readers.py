@@ -36,7 +36,7 @@ Numbered = Iterator[tuple[int, Row | Bad]]
 Tell = Callable[[str], None]
 """Gets sentences for the user."""
 READ_ROWS = 1000
-WRAPPERS = ("data", "rows", "examples", "train", "items", "records", "instances", "dataset")
+WRAPPERS = ("data", "rows", "examples", "train", "records", "instances")
 """Keys under which a JSON file that is one object keeps its list of rows."""
 OF_ONE_ROW = frozenset({"messages", "conversations", "conversation", "turns", "tools", "tool_calls", "choices"})
 """Lists of objects that are part of one row."""
@@ -73,7 +73,7 @@ def read_json(path: Path, shown: str, tell: Tell = silent) -> Numbered:
             return
         raise DataError(f"{shown}:{getattr(error, 'lineno', 1)}: malformed JSON: {error}") from None
     rows = value if isinstance(value, list) else _list_in(value, shown, tell)
-    if not any(isinstance(row, dict) for row in rows) and _parsed(line) is not None:  # one list a line
+    if rows and not any(isinstance(row, dict) for row in rows) and _parsed(line) is not None:  # one list a line
         yield from read_jsonl(path, shown)
         return
     yield from ((i, _object(row)) for i, row in enumerate(rows, 1))
@@ -90,11 +90,16 @@ def _wrapped(value: Any) -> str | None:
     """The key of an object under which its rows are, if that is clear."""
     if not isinstance(value, dict):
         return None
-    lists = [name for name, rows in value.items() if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)]
+    lists = [name for name, rows in value.items() if isinstance(rows, list) and rows and all(map(_is_row, rows))]
     named = [name for name in WRAPPERS if name in lists]
     if named:
         return named[0]
     return lists[0] if len(lists) == 1 and lists[0] not in OF_ONE_ROW else None
+
+
+def _is_row(value: Any) -> bool:
+    """An object, but no message of a conversation."""
+    return isinstance(value, dict) and not value.keys() & {"role", "from"}
 
 
 def _list_in(value: dict[str, Any], shown: str, tell: Tell) -> list[Any]:

@@ -6,7 +6,8 @@
     state.json            step, rows of the log, and what the run is of: train key, options, inputs
     COMPLETE              digest of each file, written last: a folder without it is no checkpoint
 
-`best/` beside them has the weights of the best evaluation. A run that is over keeps its last checkpoint, and FINISHED says so.
+`best-<N>/` beside them has the weights of the best evaluation so far; an older one stays as long as a checkpoint may go on from
+it. A run that is over keeps its last checkpoint, and FINISHED says so.
 
 No random state: what is drawn in a step is a function of the seed and the step. No number of processes: see whole.py.
 A damaged one is passed over for the one before. The run's folder is locked while a process trains in it: a killed
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from axolotl_core.artifacts.checkpoints import COMPLETE, FINISHED, damaged
 from axolotl_core.artifacts.key import digest_file
-from axolotl_core.artifacts.scratch import building, replace, write_atomically
+from axolotl_core.artifacts.scratch import building, link, replace, write_atomically
 from axolotl_core.errors import TrainError
 
 BEST, STATE = "best", "state.json"
@@ -74,7 +75,7 @@ def save(run: Path, name: str, saved: Checkpoint) -> None:
         save_file({key: value.contiguous() for key, value in saved.weights.items()}, new / "weights.safetensors")
         torch.save({"optimizer": saved.optimizer, "scaler": saved.scaler}, new / "optimizer.pt")
         if saved.merged:
-            os.link(saved.merged, new / "merged.safetensors")
+            link(saved.merged, new / "merged.safetensors")
         state = {"step": saved.step, "log": saved.log, "identity": saved.identity}
         (new / STATE).write_text(json.dumps(state), encoding="utf-8")
         digests = {file.name: digest_file(file) for file in sorted(new.iterdir())}
@@ -90,7 +91,7 @@ def replace_log(run: Path, name: str, log: list[dict[str, Any]]) -> None:
         new.mkdir()
         digests = json.loads((old / COMPLETE).read_text(encoding="utf-8"))
         for file in digests.keys() - {STATE}:
-            os.link(old / file, new / file)
+            link(old / file, new / file)
         (new / STATE).write_text(json.dumps(state_of(old) | {"log": log}), encoding="utf-8")
         digests[STATE] = digest_file(new / STATE)
         write_atomically(new / COMPLETE, json.dumps(digests).encode())
@@ -98,9 +99,13 @@ def replace_log(run: Path, name: str, log: list[dict[str, Any]]) -> None:
 
 
 def rotate(run: Path, keep: int) -> None:
-    """Remove the oldest checkpoints beyond `keep`."""
+    """Remove the oldest checkpoints beyond `keep`, and best weights that none of the others nor the run needs."""
     for old in steps(run)[:-keep]:
         shutil.rmtree(run / f"step-{old}")
+    bests = _numbers(run, BEST)
+    needed = {max((best for best in bests if best <= step), default=None) for step in steps(run)} | set(bests[-1:])
+    for best in set(bests) - needed:
+        shutil.rmtree(run / f"{BEST}-{best}")
 
 
 def read(folder: Path) -> Checkpoint:
@@ -138,10 +143,11 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 
 def without_best(run: Path, step: int) -> str | None:
-    """What is wrong with `best/` as the weights of `step`, or None."""
-    if bad := damaged(run / BEST):
+    """What is wrong with `best-<step>/` as the weights of that step, or None."""
+    folder = run / f"{BEST}-{step}"
+    if bad := damaged(folder):
         return f"the weights of the best evaluation, step {step}, are gone: {bad}"
-    if (has := state_of(run / BEST)["step"]) != step:
+    if (has := state_of(folder)["step"]) != step:
         return f"the weights of the best evaluation are those of step {has}, wanted step {step}"
     return None
 
@@ -159,17 +165,22 @@ def begin_anew(run: Path) -> None:
     """A finished run that is to be made once more: its checkpoints go. Those of one that was interrupted stay."""
     if (run / FINISHED).exists():
         forget(run, after=0)
-        shutil.rmtree(run / BEST, ignore_errors=True)
     (run / FINISHED).unlink(missing_ok=True)
 
 
 def forget(run: Path, after: int) -> None:
     """Remove the checkpoints of later steps: damaged ones, or those of a run that is not gone on with."""
-    for step in steps(run):
-        if step > after:
-            shutil.rmtree(run / f"step-{step}")
+    for kind in ("step", BEST):
+        for step in _numbers(run, kind):
+            if step > after:
+                shutil.rmtree(run / f"{kind}-{step}")
 
 
 def steps(run: Path) -> list[int]:
     """Steps of the checkpoints there are, ascending, whole or not."""
-    return sorted(int(path.name[5:]) for path in run.glob("step-*") if path.name[5:].isdigit())
+    return _numbers(run, "step")
+
+
+def _numbers(run: Path, kind: str) -> list[int]:
+    names = (path.name.removeprefix(f"{kind}-") for path in run.glob(f"{kind}-*"))
+    return sorted(int(name) for name in names if name.isdigit())

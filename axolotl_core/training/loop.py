@@ -162,7 +162,7 @@ class Loop:
         for listener in self.listeners if rows else ():
             listener.table(step, rows)
         if self._best() == step:
-            self._save(checkpoint.BEST, step, with_optimizer=False)
+            self._save(f"{checkpoint.BEST}-{step}", step, with_optimizer=False)
 
     def evaluates(self, step: int) -> bool:
         """Whether held-out rows are measured after step `step` (from 1); always after the last."""
@@ -210,7 +210,7 @@ class Loop:
         if self.parallel.scaler and start.scaler:
             self.parallel.scaler.load_state_dict(start.scaler)
         if self._best() == start.step:
-            self._save(checkpoint.BEST, start.step, with_optimizer=False)
+            self._save(f"{checkpoint.BEST}-{start.step}", start.step, with_optimizer=False)
 
     def _take_best(self, last: int, tracker: Tracker) -> int:
         best = self._best()
@@ -218,6 +218,6 @@ class Loop:
             return last
         if bad := checkpoint.without_best(self.run, best):
             raise TrainError(f"{self.run}: {bad}; the same command goes on from the checkpoint before it")
-        whole.load_weights(self.parallel, checkpoint.read(self.run / checkpoint.BEST).weights)
+        whole.load_weights(self.parallel, checkpoint.read(self.run / f"{checkpoint.BEST}-{best}").weights)
         tracker.say(f"the weights are those of step {best}, the best evaluation")
         return best

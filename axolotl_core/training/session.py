@@ -164,7 +164,7 @@ def _start(
     told: list[str] = []
     chosen: Path | None = None
     if parallel.main:
-        if anew:
+        if anew and asked.tracking.resume_from_checkpoint is None:
             checkpoint.begin_anew(run)
         chosen, told = resume.choose(run, asked.tracking, asked.training, root, branch)
     shared = parallel.share(str(chosen or ""))

@@ -283,3 +283,14 @@ def test_parts_of_a_content_are_its_text(content: list, text: str | None):
     else:
         assert ("⟦" in format.read(row).marked) == (text is not None)
         assert text is None or f"⟦{text}<|im_end|>⟧" in format.read(row).marked
+
+
+def test_a_tag_in_the_users_text_is_no_reasoning():
+    """Mistral's template writes the system text into the last message of the user, so no prefix of a conversation is one of its text."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST]{% if loop.index0 == messages|length - 1 or loop.last %}{{ 'S' }}{% endif %}"
+        "{{ m.content }}[/INST]{% elif m.role == 'assistant' %}{{ m.content | trim }}</s>{% endif %}{% endfor %}"
+    )
+    talk = [{"role": "user", "content": "Close <div>?", "name": "x"}, {"role": "assistant", "content": " Yes. ", "name": "y"}]
+    text, (span,) = ChatTemplate(source).spans(talk, None, [1])
+    assert text[span.start : span.end] == "Yes.</s>"

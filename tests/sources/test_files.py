@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 from pathlib import Path
 
 import datasets
@@ -335,3 +336,45 @@ def test_the_home_folder_is_understood_in_every_path(
     stage("train", "training.max_steps=2")
     (project / "artifacts" / "adapter").rename(home / "adapter")
     stage("train", "adapter.lora_model_dir=~/adapter", "training.max_steps=2")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"id": 1234567890123456789, "x": "cut \\ud83d"}', "malformed JSON: .*surrogates not allowed"),
+        ('{"id": 1234567890123456789, "x": 1e999}', "malformed JSON: the number 1e999 is too large"),
+        ('{"id": 1234567890123456789, "x": ' + "[" * 5000 + "]" * 5000 + "}", "malformed JSON: nested too deeply"),
+        ('{"a"\t: 1, "b": 2, "b": 3}', "malformed JSON: the key 'b' is twice"),
+    ],
+    ids=["surrogate", "infinite", "deep", "tab"],
+)
+def test_a_row_that_only_pythons_parser_takes_is_malformed_all_the_same(tmp_path: Path, text: str, told: str):
+    (tmp_path / "a.jsonl").write_text(text + '\n{"good": 1}\n')
+    bad, good = rows(tmp_path / "a.jsonl")
+    assert isinstance(bad, Bad)
+    assert re.match(told, bad.told)
+    assert good == {"good": 1}
+
+
+def test_data_files_may_be_called_like_texts_about_data_and_be_empty(tmp_path: Path):
+    folder(tmp_path, "authors.jsonl", "notice-pairs.json")
+    assert chosen(tmp_path)[0] == ["authors.jsonl", "notice-pairs.json"]
+    (tmp_path / "empty.json").write_text("[]\n")
+    assert rows(tmp_path / "empty.json") == []
+
+
+@pytest.mark.parametrize(
+    "row", [{"instruction": "List", "items": [{"n": 1}], "output": "x"}, {"dialog": [{"role": "user", "content": "x"}]}]
+)
+def test_a_row_with_a_list_of_objects_is_a_row(tmp_path: Path, row: dict):
+    (tmp_path / "a.json").write_text(json.dumps(row))
+    assert rows(tmp_path / "a.json") == [row]
+
+
+def test_a_glob_may_be_absolute_for_the_name_of_a_reader(tmp_path: Path):
+    folder(tmp_path / "there", "a.jsonl", "b.jsonl")
+    data = Dataset(path="json", data_files=f"{tmp_path}/there/*.jsonl")
+    found = files_of(place_of(data, tmp_path), data)
+    assert [path.name for path in found.paths] == ["a.jsonl", "b.jsonl"]
+    with pytest.raises(DataError, match="matches no file"):
+        files_of(place_of(data, tmp_path), Dataset(path="json", data_files="a**b"))
