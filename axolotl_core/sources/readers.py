@@ -55,11 +55,11 @@ def read_json(path: Path, shown: str, tell: Tell = silent) -> Numbered:
         while (first := file.read(1)).isspace() or (first and first in BOM):
             pass
         line = first + file.readline()
-        more = any(not text.isspace() for text in file) if first == b"{" and _parsed(line) is not None else True
-    value = _parsed(line)
-    key = _wrapped(value)
-    one_row = kind_of(path) == "jsonl" or not (key in WRAPPERS or (key and len(value) == 1))  # of an object on one line
-    whole = first == b"[" or (first == b"{" and (value is None or not (more or one_row)))
+        alone = _parsed(line)
+        more = any(not text.isspace() for text in file) if first == b"{" and alone is not None else True
+    key = _wrapped(alone)
+    one_row = kind_of(path) == "jsonl" or not (key in WRAPPERS or (key and len(alone) == 1))  # of an object on one line
+    whole = first == b"[" or (first == b"{" and (alone is None or not (more or one_row)))
     if not whole:
         yield from read_jsonl(path, shown)
         return
@@ -68,12 +68,12 @@ def read_json(path: Path, shown: str, tell: Tell = silent) -> Numbered:
     try:
         value = loads(text)
     except ValueError as error:
-        if first == b"{" or _parsed(line) is not None:  # rows a line, of which the first is malformed
+        if first == b"{" or alone is not None:  # rows a line, of which the first is malformed
             yield from read_jsonl(path, shown)
             return
         raise DataError(f"{shown}:{getattr(error, 'lineno', 1)}: malformed JSON: {error}") from None
     rows = value if isinstance(value, list) else _list_in(value, shown, tell)
-    if rows and not any(isinstance(row, dict) for row in rows) and _parsed(line) is not None:  # one list a line
+    if rows and not any(isinstance(row, dict) for row in rows) and alone is not None:  # one list a line
         yield from read_jsonl(path, shown)
         return
     yield from ((i, _object(row)) for i, row in enumerate(rows, 1))
@@ -136,8 +136,7 @@ def read_csv(path: Path, shown: str, delimiter: str = ",") -> Numbered:
         reader = csv.DictReader(text, strict=True, delimiter=delimiter)
         try:
             names = list(reader.fieldnames or ())
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise DataError(f"{shown}:1: the column '{twice[0]}' is there twice; give each a name of its own")
+            _once(names, f"{shown}:1")
             for row in reader:
                 if None in row or None in row.values():
                     got = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or ())
@@ -230,12 +229,16 @@ def _could_be_read(path: Path) -> bool:
 def _numbered(batches: Iterator[pa.RecordBatch], shown: str) -> Numbered:
     line = 0
     for batch in batches:
-        names = batch.schema.names
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"{shown}: the column '{twice[0]}' is there twice; give each a name of its own")
+        _once(batch.schema.names, shown)
         for row in batch.to_pylist():
             line += 1
             yield line, {name: without_fillers(value) for name, value in row.items()}
+
+
+def _once(names: list[str], place: str) -> None:
+    """Raises DataError for a column that is there twice."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{place}: the column '{twice[0]}' is there twice; give each a name of its own")
 
 
 def without_fillers(value: Any) -> Any:
