@@ -8,7 +8,7 @@ from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts import manifest
 from axolotl_core.evaluation.measure import measure
 from axolotl_core.evaluation.replies import prompts, reply, stops_of
-from axolotl_core.models.load import Loaded, load_model
+from axolotl_core.models.load import Loaded, embedding_rows, load_model
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import open_rows
@@ -25,7 +25,7 @@ def run(job: Job) -> Result:
     asked = prompts(held_out if len(held_out) else train, evaluation.eval_table_size)
     base = weights_folder(job.input("base"), job.project.root, job.project.stats)
     packed = facts["eval"]["samples"] > facts["eval"]["rows"]
-    settings: dict[str, Any] = {"vocabulary": tokenizer.size, "packed": packed}
+    settings: dict[str, Any] = {"vocabulary": embedding_rows(tokenizer.size, job.params.model), "packed": packed}
 
     def look(loaded: Loaded) -> dict[str, Any]:
         size = evaluation.eval_batch_size or machine.micro_batch_size

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+from axolotl_core.artifacts.link import link
 from axolotl_core.artifacts.manifest import FILE
 from axolotl_core.release.card import write_card
 from axolotl_core.release.prompting import prompting_of, write_special_tokens
@@ -15,7 +16,8 @@ def run(job: Job) -> Result:
     for name in ("merged", "tokenizer"):
         for file in sorted(job.input(name).iterdir()):
             if file.name != FILE:
-                shutil.copyfile(file, job.out / file.name)
+                same = link if file.suffix == ".safetensors" else shutil.copyfile  # small files are changed below
+                same(file, job.out / file.name)
     tokenizer = read_tokenizer(job.input("tokenizer"))
     prompting = prompting_of(job.params.datasets, tokenizer, job.project.root)
     if prompting.own and prompting.source:

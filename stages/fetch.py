@@ -13,6 +13,7 @@ from axolotl_core.sources.files import Files, files_of, fits, place_of, reader
 from axolotl_core.sources.place import Place, resolve
 from axolotl_core.sources.raw import REJECTED, SourceRow, write_raw
 from axolotl_core.sources.readers import Bad, Tell, read_file
+from axolotl_core.sources.splits import sliced
 from stages.graph import DATA
 from stages.job import Job, Result
 
@@ -55,7 +56,7 @@ def tokenizer(job: Job) -> Result:
 
 def model(job: Job) -> Result:
     """base/: a pin of the weights where they lie; a GGUF file is turned into safetensors."""
-    from axolotl_core.models.pin import left_out, pin_model  # imports transformers
+    from axolotl_core.models.pin import left_out, other_class, pin_model  # imports transformers
 
     facts = pin_model(
         job.params.model,
@@ -66,16 +67,35 @@ def model(job: Job) -> Result:
     )
     said = f"{facts['parameters']:,} parameters, {facts['family']}, from {job.params.model.base_model}"
     others = ", ".join(left_out(job.params.model, job.project.root))
-    return Result(facts, said + (f" ({others} beside it: no part of the model)" if others else ""))
+    lines = [said + (f" ({others} beside it: no part of the model)" if others else "")]
+    if taken := other_class(job.params.model, job.out):
+        lines.append(f"{taken} is taken, as the model's config says, in the place of model.model_type {job.params.model.model_type}")
+    if job.params.model.trust_remote_code:
+        lines.append("model.trust_remote_code: no code of the repository is run, transformers has a class of its own for this family")
+    return Result(facts, "\n  ".join(lines))
 
 
 def _rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: Tell) -> Iterator[SourceRow]:
+    rows = _split_rows(place, files, data, job, tell)
     if data.shards is None:
-        return _all_rows(place, files, data, job, tell)
-    total = sum(1 for _ in _all_rows(place, files, data, job, tell))
+        return rows
+    total = sum(1 for _ in rows)
     kept = np.zeros(total, bool)
     kept[np.random.default_rng(SHARD_SEED).permutation(total)[:: data.shards]] = True
-    return compress(_all_rows(place, files, data, job, tell), kept)
+    return compress(_split_rows(place, files, data, job, tell), kept)
+
+
+def _split_rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: Tell) -> Iterator[SourceRow]:
+    """The rows of the split, or of the slice of it that train_on_split names."""
+    _, wanted = sliced(data.train_on_split)
+    rows = _all_rows(place, files, data, job, tell)
+    if wanted is None:
+        return rows
+    if wanted.counts_from_start:
+        start, stop = (bound[0] if bound else None for bound in (wanted.start, wanted.stop))
+        return islice(rows, start, stop)
+    chosen = wanted.rows(sum(1 for _ in rows))
+    return islice(_all_rows(place, files, data, job, tell), chosen.start, chosen.stop)
 
 
 def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: Tell) -> Iterator[SourceRow]:
@@ -87,7 +107,7 @@ def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: 
             data.path,
             name=data.name,
             data_files=data.data_files,
-            split=data.train_on_split,
+            split=sliced(data.train_on_split)[0],
             revision=data.revision,
             token=job.params.machine.hf_use_auth_token,
             streaming=data.streaming,

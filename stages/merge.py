@@ -1,5 +1,6 @@
 """merge: one model out of base and adapter."""
 
+from axolotl_core.models.load import embedding_rows
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.release.merge import merge
 from axolotl_core.tokens.tokenizer import read_tokenizer
@@ -9,6 +10,7 @@ from stages.job import Job, Result
 def run(job: Job) -> Result:
     """merged/ from adapter/, base/ and tokenizer/ (its size: added tokens have rows in the embeddings)."""
     base = weights_folder(job.input("base"), job.project.root, job.project.stats)
-    how = merge(job.input("adapter"), base, job.out, vocabulary=read_tokenizer(job.input("tokenizer")).size)
+    rows = embedding_rows(read_tokenizer(job.input("tokenizer")).size, job.params.model)
+    how = merge(job.input("adapter"), base, job.out, vocabulary=rows)
     size = sum(file.stat().st_size for file in job.out.glob("*.safetensors"))
     return Result({"weights_bytes": size}, f"{size / 2**20:,.0f} MiB of safetensors, {how}")

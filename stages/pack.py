@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from axolotl_core.artifacts import manifest
 from axolotl_core.errors import DataError, ParamsError
@@ -27,11 +28,17 @@ def run(job: Job) -> Result:
         excess = packing.excess_length
         if excess == "auto":
             excess = manifest.read(job.input("tokens") / name)["excess_length"]
+        if excess == "raise":
+            _none_too_long(name, samples[i].lengths, packing.sequence_len)
+            excess = "drop"
         pieces, long = fit(i, samples[i].lengths, packing.sequence_len, excess)
         found.append(pieces)
         if long:
             too_long[name] = {"samples": long, "fate": excess}
     pieces = keep_shard(Pieces.join(found), packing)
+    twins: dict[str, int] = {}
+    if packing.dataset_exact_deduplication:
+        pieces = _without_twins(pieces, samples, job.datasets, twins)
     if len(pieces) == 0:
         raise DataError(
             f"no sample is left to pack: all are longer than sequence_len {packing.sequence_len}; raise it or set excess_length"
@@ -41,7 +48,9 @@ def run(job: Job) -> Result:
     if len(pieces) == 0:
         raise DataError(f"no token is trained: sequence_len {packing.sequence_len} cuts every answer off; raise it")
     try:
-        train, held_out = hold_out(pieces, packing.val_set_size, packing.shuffle_seed)
+        tests = np.isin(pieces.dataset, [i for i, name in enumerate(job.datasets) if job.params.datasets[name].held_out])
+        train, held_out = hold_out(pieces[~tests], packing.val_set_size, packing.shuffle_seed if packing.shuffle_merged_datasets else None)
+        held_out = Pieces.join([held_out, pieces[tests]])
     except DataError as error:
         gone = sum(dropped.values())
         raise DataError(f"{error} ({gone:,} more have no target token within sequence_len)" if gone else str(error)) from None
@@ -65,6 +74,8 @@ def run(job: Job) -> Result:
         )
     if dropped:
         facts["without_target"] = dropped
+    if twins:
+        facts["twins"] = twins
     used = facts["train"]["tokens"] / (facts["train"]["rows"] * packing.sequence_len)
     told = f"{facts['train']['rows']:,} rows of {packing.sequence_len} from {len(train):,} samples ({used:.1%} filled), "
     told += f"{facts['eval']['rows']:,} rows held out"
@@ -73,9 +84,34 @@ def run(job: Job) -> Result:
     for name, gone in too_long.items():
         fate = {"drop": "dropped", "truncate": "cut", "split": "split"}[gone["fate"]]
         told += f"; {name}: {gone['samples']:,} samples over {packing.sequence_len} tokens {fate}"
+    for name, count in twins.items():
+        told += f"; {name}: {count:,} samples that were there already dropped"
     for name, count in dropped.items():
         told += f"; {name}: {count:,} without a target token left dropped"
     return Result(facts, told)
+
+
+def _none_too_long(name: str, lengths: np.ndarray, sequence_len: int) -> None:
+    """Raises DataError for excess_length: raise."""
+    if len(long := np.flatnonzero(lengths > sequence_len)):
+        raise DataError(
+            f"datasets.{name}: {len(long):,} samples are over sequence_len {sequence_len}, the first is sample {long[0] + 1:,} of "
+            f"{lengths[long[0]]:,} tokens; raise sequence_len, or set excess_length to drop, truncate or split"
+        )
+
+
+def _without_twins(pieces: Pieces, samples: Sequence[Samples], names: Sequence[str], twins: dict[str, int]) -> Pieces:
+    """The first of pieces with the same tokens and labels; adds to the count of the others by data set."""
+    seen: set[bytes] = set()
+    first = np.ones(len(pieces), bool)
+    for i in range(len(pieces)):
+        ids, labels = (part[pieces.start[i] : pieces.end[i]] for part in samples[pieces.dataset[i]].sample(int(pieces.sample[i])))
+        digest = xxhash.xxh3_128_digest(ids.tobytes() + labels.tobytes())
+        first[i] = digest not in seen
+        seen.add(digest)
+    for i in np.unique(pieces.dataset[~first]).tolist():
+        twins[names[i]] = int((pieces.dataset[~first] == i).sum())
+    return pieces[first]
 
 
 def _watched_by_dvc(job: Job) -> None:

@@ -27,6 +27,7 @@ from axolotl_core.artifacts.checkpoints import branch_digest
 from axolotl_core.artifacts.key import digest_file, stage_key
 from axolotl_core.artifacts.scratch import building, replace, write_atomically
 from axolotl_core.errors import ArtifactError, AxolotlError, MachineError
+from axolotl_core.params.fallbacks import settle
 from axolotl_core.params.whole import Params
 from axolotl_core.sources import outside
 from stages.graph import Step, chosen, upstream
@@ -53,6 +54,10 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
                 say(step, "up to date")
             else:
                 stale.append((step, key))
+        if stale and stale[0][0].stage.name == "train":
+            params, notices = settle(params)
+            for notice in notices if world.rank() == 0 else ():
+                print(f"  {notice}", flush=True)
         if world.launched():
             for step, key in stale:
                 together(project, params, step, key, branch, trained_here=step in targets, force=force)

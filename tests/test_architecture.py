@@ -12,7 +12,7 @@ from axolotl_core.params.load import load
 from tests.conftest import REPOSITORY
 
 FLOORS = [
-    {"errors", "lookup", "quiet", "world"},
+    {"errors", "lookup", "progress", "quiet", "world"},
     {"params", "artifacts"},
     {"sources", "packing", "prompts"},
     {"formats"},

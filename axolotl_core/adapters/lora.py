@@ -1,6 +1,7 @@
 """LoRA through peft."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None) -> Pe
 
 
 def _fresh(model: Any, adapter: Adapter) -> PeftModel:
-    targets: Any = list(adapter.lora_target_modules)
-    if adapter.lora_target_linear:
-        targets = sorted({*targets, *linear(model)})  # peft's own "all-linear" knows no layers of GPTQ
     _check_names(model, adapter)
+    targets: Any = adapter.lora_target_modules
+    if not isinstance(targets, str):
+        targets = list(targets)
+        if adapter.lora_target_linear:
+            targets = sorted({*targets, *linear(model)})  # peft's own "all-linear" knows no layers of GPTQ
     config = LoraConfig(
         r=adapter.lora_r,
         lora_alpha=adapter.lora_alpha,
@@ -80,19 +83,37 @@ def _same_settings(config: Any, adapter: Adapter) -> None:
 
 def _check_names(model: Any, adapter: Adapter) -> None:
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for option in ("lora_target_modules", "lora_modules_to_save"):
-        for name in getattr(adapter, option):
+    listed = _listed(model, adapter)
+    for option, wanted in (("lora_target_modules", listed), ("lora_modules_to_save", adapter.lora_modules_to_save)):
+        for name in wanted:
             if name.rpartition(".")[2] not in names:
                 known = ", ".join(sorted(linear(model)))
                 raise ModelError(f"adapter.{option}: the model has no module '{name}'; its linear modules are {known}")
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     shared = {name.rpartition(".")[2] for name, module in model.named_modules() if id(module) in ends} if tied(model) else set()
-    for name in adapter.lora_target_modules:
+    for name in listed:
         if name.rpartition(".")[2] in shared:
             raise ModelError(
                 f"adapter.lora_target_modules: '{name}' shares its weight between embeddings and output layer, so an update of one "
                 "would change both once merged; name it in lora_modules_to_save instead"
             )
+
+
+def _listed(model: Any, adapter: Adapter) -> list[str]:
+    """lora_target_modules as names. Raises ModelError for a regular expression that is none, or that matches no linear module."""
+    asked = adapter.lora_target_modules
+    if not isinstance(asked, str):
+        return list(asked)
+    try:
+        matched = [name for name, _ in model.named_modules() if re.fullmatch(asked, name)]
+    except re.error as error:
+        raise ModelError(f"adapter.lora_target_modules: '{asked}' is no regular expression: {error}") from None
+    if not matched:
+        some = next((name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)), "")
+        raise ModelError(
+            f"adapter.lora_target_modules: the regular expression '{asked}' matches no module as a whole; one is called {some}"
+        )
+    return matched
 
 
 def tied(model: Any) -> bool:

@@ -1,5 +1,6 @@
 """The result of training in memory: base with an adapter beside it, or a model trained whole."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from axolotl_core.adapters import lora
@@ -17,4 +18,4 @@ def load_trained(adapter: Path, base: Path, machine: Machine, *, vocabulary: int
     if manifest.read(adapter)["kind"] == "full":
         return load_model(adapter, machine, vocabulary=vocabulary, packed=packed)
     loaded = load_model(base, machine, vocabulary=vocabulary, packed=packed, quantise=quantise)
-    return Loaded(lora.apply(loaded.model, adapter), loaded.how, loaded.attention)
+    return replace(loaded, model=lora.apply(loaded.model, adapter))

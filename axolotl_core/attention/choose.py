@@ -8,24 +8,43 @@ from axolotl_core.errors import ModelError
 from axolotl_core.params.machine import Machine
 
 KINDS = "axolotl_core.attention.kinds"
-FLAGS = {"sdp_attention": "sdpa", "eager_attention": "eager"}
+FLAGS = {
+    "flash_attention": "flash_attention_2",
+    "flex_attention": "flex_attention",
+    "xformers_attention": "xformers",
+    "flash_optimum": "sdpa",
+    "sdp_attention": "sdpa",
+    "eager_attention": "eager",
+}
+"""Switch of the machine section → transformers' name of what it asks for."""
 PREFERRED = ("sdpa", "eager")
 
 
-def choose(machine: Machine, need: Need) -> str:
-    """transformers' name of the backend: the one asked for, or the first preferred one that fits.
+def asked_for(machine: Machine) -> list[str]:
+    """Names of the backends that the machine section prefers, the first of them most."""
+    named = [machine.attn_implementation] if machine.attn_implementation else []
+    return list(dict.fromkeys([*named, *(kind for flag, kind in FLAGS.items() if getattr(machine, flag))]))
 
-    Raises ModelError with the backend's own reason when the one asked for does not fit.
+
+def choose(machine: Machine, need: Need) -> tuple[str, str | None]:
+    """transformers' name of the backend, and a sentence where it is another one than was asked for.
+
+    Raises ModelError with the reason in place of that sentence where machine.allow_fallback is false.
     """
-    asked = [kind for flag, kind in FLAGS.items() if getattr(machine, flag)]
-    for kind in asked or PREFERRED:
-        backend = _backend(kind)
-        reason = backend.fits(need)
+    asked, reasons = asked_for(machine), []
+    for kind in [*asked, *PREFERRED]:
+        reason = _backend(kind).fits(need) if kind in lookup.names(KINDS) else "it is not built yet"
         if reason is None:
-            return str(backend.IMPLEMENTATION)
-        if asked:
-            raise ModelError(f"machine: {kind} attention does not fit: {reason}")
-    raise AssertionError("eager fits everything")
+            taken = str(_backend(kind).IMPLEMENTATION)
+            break
+        reasons.append(f"{kind} attention does not fit: {reason}")
+    else:
+        raise AssertionError("eager fits everything")
+    if not asked or kind == asked[0]:
+        return taken, None
+    if not machine.allow_fallback:
+        raise ModelError(f"machine: {reasons[0]} (machine.allow_fallback is false)")
+    return taken, f"machine: {reasons[0]}; {taken} is taken{' (on a GPU it runs flash attention)' if taken == 'sdpa' else ''}"
 
 
 def _backend(kind: str) -> ModuleType:

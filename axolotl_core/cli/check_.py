@@ -10,7 +10,7 @@ from axolotl_core.cli.project import graph_of, open_project, params_options
 from axolotl_core.errors import AxolotlError, ParamsError
 from axolotl_core.models.packs import packs_of
 from axolotl_core.params.document import read
-from axolotl_core.params.legacy import is_flat
+from axolotl_core.params.flat.translate import is_flat
 from axolotl_core.params.sharding import deepspeed_of
 from axolotl_core.params.whole import Params
 from axolotl_core.sources.files import files_of, fits, place_of

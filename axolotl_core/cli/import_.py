@@ -6,48 +6,61 @@ import click
 
 from axolotl_core.cli.project import PARAMS
 from axolotl_core.cli.templates import written
-from axolotl_core.errors import ParamsError, nearest
-from axolotl_core.params.document import read
-from axolotl_core.params.legacy import GONE, RENAMED, fate_of, is_flat, sectioned
+from axolotl_core.errors import ParamsError
+from axolotl_core.params.document import Document, read
+from axolotl_core.params.flat.fate import Fate
+from axolotl_core.params.flat.translate import batch_of, is_flat, place_of, translate
 from axolotl_core.params.load import load
-from axolotl_core.params.whole import section_of
 
 
 @click.command("import")
 @click.argument("old", type=click.Path(path_type=Path))
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=PARAMS, show_default=True, help="Where to write it.")
+@click.option("--num-gpus", type=click.IntRange(1), help="How many GPUs the old file was run on; unset: those of this machine.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
-def command(old: Path, out: Path, force: bool) -> None:
-    """Turn a flat Axolotl YAML into a params.yaml.
+def command(old: Path, out: Path, num_gpus: int | None, force: bool) -> None:
+    """Turn a flat Axolotl YAML, of 2023 or of today, into a params.yaml.
 
-    Says of each option what became of it: kept, renamed, or gone and why.
+    Says of each option what became of it: kept, renamed, replaced, not needed and why, or left out and why. Comments stay with their
+    options. The rows of a step, which Axolotl counts on each GPU, become batch_size, those of all together.
 
     \b
     axolotl import examples/llama-2/qlora.yml
+    axolotl import examples/llama-3/fft-8b.yaml --num-gpus 8
     """
     document = read(old)
     if not is_flat(document.values):
         raise ParamsError(f"{old}: is sectioned already; use it with --params, or copy it to {PARAMS}")
-    fates = [fate_of(option) for option in document.values]
-    unknown = [fate.option for fate in fates if fate.fate == "unknown"]
-    if unknown:
-        known = [*section_of(), *GONE, *RENAMED]
-        raise ParamsError("\n".join(f"{document.place((o,))}: '{o}' is no option of Axolotl{nearest(o, known)}" for o in unknown))
     if not out.absolute().parent.is_dir():
         raise ParamsError(f"{out}: the folder {out.parent} does not exist")
     if out.exists() and not force:
         raise ParamsError(f"{out}: is there already; --force replaces it, --out writes elsewhere")
-    out.write_text(written(sectioned(document).values), encoding="utf-8")
-    for fate in fates:
-        if document.values[fate.option] is None:
-            click.echo(f"  {fate.option:<28} kept     empty, so it has its default")
-        elif fate.fate == "gone":
-            click.echo(f"  {fate.option:<28} gone     {fate.told}")
-        else:
-            name = fate.told if fate.told == "datasets" else f"{section_of()[fate.told]}.{fate.told}"
-            click.echo(f"  {fate.option:<28} {fate.fate:<8} {name}")
+    processes = num_gpus or _gpus()
+    made = translate(document, processes)
+    out.write_text(written(made.document), encoding="utf-8")
+    for fate in made.fates:
+        if fate.fate != "left out":
+            click.echo(f"  {fate.option:<32} {fate.fate:<11} {fate.told}")
+    _tell_left_out(document, [fate for fate in made.fates if fate.fate == "left out"])
+    rows, each = batch_of(document.values)
+    given = "as --num-gpus says" if num_gpus else "as this machine has; --num-gpus says another number"
+    click.echo(f"batch_size {rows * processes} = {each} × {processes} GPU{'s' * (processes > 1)}, {given}")
     click.echo(f"wrote {out}")
     try:
         load(out)
     except ParamsError as error:
         click.echo(f"before it runs:\n{error}", err=True)
+
+
+def _tell_left_out(document: Document, fates: list[Fate]) -> None:
+    if fates:
+        click.echo("left out:")
+    for fate in fates:
+        click.echo(f"  {document.place(place_of(fate))}: {fate.option}: {fate.told}{'' if fate.stops else ' (the result is the same)'}")
+
+
+def _gpus() -> int:
+    """Of this machine, one where there is none."""
+    import torch
+
+    return max(1, torch.cuda.device_count())

@@ -42,7 +42,7 @@ def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Pa
         try:
             format_of(data, Path.cwd())
         except ParamsError as error:
-            problems.append(f"{sections_of(path).place(('datasets', name, 'type'))}: datasets.{name}.type: {error}")
+            problems.append(f"{sections_of(path)[0].place(('datasets', name, 'type'))}: datasets.{name}.type: {error}")
     if problems:
         raise ParamsError("\n".join(problems))
     return Project(Path.cwd()), params

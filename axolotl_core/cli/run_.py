@@ -16,9 +16,7 @@ from axolotl_core.cli import report_
 from axolotl_core.cli.project import PARAMS, graph_of, open_project
 from axolotl_core.cli.templates import shipped, written
 from axolotl_core.errors import ParamsError
-from axolotl_core.params.document import read
-from axolotl_core.params.legacy import is_flat, sectioned
-from axolotl_core.params.load import override
+from axolotl_core.params.load import override, sections_of
 from stages.graph import sections_wanted
 
 
@@ -68,14 +66,12 @@ def _without_deps(graph: str) -> Any:
 
 def activate(file: Path, target: Path, overrides: tuple[str, ...]) -> None:
     """Put the file's content, with the overrides, into params.yaml; an edited params.yaml is kept under another name."""
-    document = read(file)
-    if is_flat(document.values):
-        document = sectioned(document)
-    elif not overrides and all(section in document.values for section in sections_wanted()):
+    document, _ = sections_of(file)
+    if not overrides and all(section in document.values for section in sections_wanted()):
         new = file.read_text(encoding="utf-8-sig")  # as it is, with its comments
         return _write(target, new)
     override(document, overrides)
-    return _write(target, written(document.values))
+    return _write(target, written(document))
 
 
 def _write(target: Path, new: str) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from axolotl_core.errors import ParamsError, nearest
+from axolotl_core.params.document import Comment, Document, Where
 from axolotl_core.params.whole import SECTIONS
 
 DEFAULT = "smollm2-lora"
@@ -33,13 +35,39 @@ def starter_data() -> Path:
     return folder / "data" if (folder / "data").is_dir() else folder.parent / "data"
 
 
-def written(values: dict[str, Any]) -> str:
-    """A sectioned params file; every section is there, since DVC wants those that dvc.yaml names."""
+def written(document: Document) -> str:
+    """A sectioned params file, with the document's comments and its spelling of numbers.
+
+    Every section is there, since DVC wants those that dvc.yaml names.
+    """
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.width = 4096
     text = StringIO()
     for name in SECTIONS:
-        yaml.dump({name: values.get(name) or {}}, text)
+        section = document.values.get(name) or {}
+        found = _commented(section, (name,), document, 2) if isinstance(section, dict) else section
+        whole = CommentedMap({name: found})
+        if above := document.comments.get((name,), Comment()).above:
+            whole.yaml_set_comment_before_after_key(name, before="\n".join(above))
+        yaml.dump(whole, text)
         text.write("\n")
     return text.getvalue().rstrip() + "\n"
+
+
+def _commented(node: Any, where: Where, document: Document, indent: int) -> Any:
+    """Plain values as ruamel's, with comments and spellings."""
+    if isinstance(node, dict):
+        made = CommentedMap({key: _commented(value, (*where, key), document, indent + 2) for key, value in node.items()})
+    elif isinstance(node, list):
+        made = CommentedSeq([_commented(value, (*where, i), document, indent + 2) for i, value in enumerate(node)])
+    else:
+        spelled = document.spelled.get(where)
+        return spelled if spelled is not None and spelled == node else node
+    for key in node if isinstance(node, dict) else range(len(node)):
+        comment = document.comments.get((*where, key), Comment())
+        if comment.above:
+            made.yaml_set_comment_before_after_key(key, before="\n".join(comment.above), indent=indent)
+        if comment.beside:
+            made.yaml_add_eol_comment(comment.beside, key)
+    return made if node else type(node)()

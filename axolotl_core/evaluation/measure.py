@@ -15,10 +15,12 @@ def measure(
     batches: Iterable[Inputs],
     names: Sequence[str],
     together: Callable[[Tensor], Tensor] = lambda sums: sums,
-) -> dict[str, Any]:
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
     """{"loss" in nats a token, "perplexity", "accuracy", "tokens", "datasets": {name: the same four}}.
 
-    each: what `training.loss.losses` says of a batch. together: sums over processes that each measure a part.
+    each: what `training.loss.losses` says of a batch. together: sums over processes that each measure a part. stop: asked after
+    each batch; once it says so nothing is measured, and None given.
     Sums over tokens, so every trained token weighs the same whatever row it lies in. No rows: all values None.
     """
     sums = torch.zeros(len(names), 3, dtype=torch.float64)
@@ -26,6 +28,8 @@ def measure(
         loss_N, right_N = each(inputs)
         columns = torch.stack([loss_N, right_N.float(), torch.ones_like(loss_N)], 1).cpu().double()  # MPS has no float64
         sums.index_add_(0, inputs.sets_N.cpu(), columns)
+        if stop():
+            return None
     sums = together(sums)
     found = {name: _facts(*row.tolist()) for name, row in zip(names, sums, strict=True)}
     return _facts(*sums.sum(0).tolist()) | {"datasets": found}

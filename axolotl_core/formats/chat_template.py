@@ -1,4 +1,4 @@
-"""`chat_template`: conversations written by the tokenizer's own chat template, or by the Jinja file `chat_template`.
+"""`chat_template`: conversations written by the tokenizer's own chat template, or by another one (option `chat_template`).
 
 The text is what the model sees when it is asked, its ids are those of `apply_chat_template`. Labels come from the
 template: what a message of `roles_to_train` wrote is trained, and with `train_on_eot` the token that ends its turn.
@@ -19,6 +19,7 @@ Hi<|im_end|>
 
 import datetime
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from axolotl_core.params.datasets import Dataset
 from axolotl_core.prompts.example import Example, Format, Row, Segment, Vocabulary, kind
 from axolotl_core.prompts.messages import messages_of, trained
 from axolotl_core.prompts.template import DATE, ChatTemplate, Message, Span
+from axolotl_core.prompts.templates import template_of
 from axolotl_core.prompts.wrap import no_style
 
 COLUMNS: tuple[str, ...] = ()
-OWN = "tokenizer_default"
 FIELDS, ROLE_KEYS, CONTENT_KEYS = ("messages", "conversations"), ("role", "from"), ("content", "value")
 CLOCK = "strftime_now"
+REASONING = "reasoning_content"
+"""What templates call a message's reasoning."""
+THOUGHT = re.compile(r"\s*<(?P<tag>think|thinking|reasoning)>(?P<thought>.*?)</(?P=tag)>\n*", re.DOTALL)
 SAID = frozenset({"tool_calls", "reasoning_content", "thinking"})
 """Keys besides the content with which a message says something."""
 ROLES = {
@@ -48,22 +52,18 @@ ROLES = {
 def load(data: Dataset, style: str | None) -> Format:
     """Raises ParamsError: no such Jinja file, or a role that is not known."""
     no_style("chat_template", style)
-    own = data.chat_template in (None, OWN)
-    if not own and not Path(str(data.chat_template)).is_file():
-        near = nearest(str(data.chat_template), [OWN])
-        raise ParamsError(f"chat_template: no such file: {data.chat_template}; wanted a Jinja file, or {OWN} (the default){near}")
+    given = template_of(data, Path())
     roles = _roles(data)
     trained(data.roles_to_train, roles)
     date_of(data)
-    given = None if own else Path(str(data.chat_template)).read_text(encoding="utf-8-sig")
-    if given is not None:
-        _checked(ChatTemplate(given), data)  # told before any row is read
+    if given.source is not None:
+        _checked(ChatTemplate(given.source), data)  # told before any row is read
 
     if CLOCK in data.chat_template_kwargs:
         raise ParamsError(f"chat_template_kwargs: {CLOCK} is a function that templates call; set chat_template_date, such as 2025-05-01")
 
     def fit(vocabulary: Vocabulary) -> Format:
-        source = own_template(vocabulary.folder) if given is None else given
+        source = given.source or own_template(vocabulary.folder, given.fallback)
         template = ChatTemplate(source, vocabulary.special, data.chat_template_kwargs, vocabulary.added, date_of(data))
         return replace(written(data, _checked(template, data)), notes=_notes(source, data))
 
@@ -76,16 +76,28 @@ def load(data: Dataset, style: str | None) -> Format:
 def written(data: Dataset, template: ChatTemplate) -> Format:
     """The format with its template."""
     roles = _roles(data)
-    train = trained(data.roles_to_train, roles)
+    train, ends = trained(data.roles_to_train, roles), ends_of(data)
 
     def read(row: Row) -> Example:
         messages, on = _messages(row, data, roles)
         wanted = [i for i, message in enumerate(messages) if on[i] and message["role"] in train and _says_something(message)]
-        tools = _decoded(row.get("tools")) or None
-        text, spans = template.spans(messages, tools, wanted, with_end=data.train_on_eot)
-        return _cut(text, spans, messages, ends=data.train_on_eot)
+        tools = _decoded(row.get(data.field_tools or "tools")) or None
+        if ends == "all":
+            text, spans = template.spans(messages, tools, range(len(messages)))
+            spans = [span if span.message in wanted else template.end_of(text, span) for span in spans]
+        else:
+            text, spans = template.spans(messages, tools, wanted, with_end=ends == "turn")
+        if ends == "last" and wanted and wanted[-1] == len(messages) - 1:
+            spans[-1] = template.with_end(text, spans[-1])
+        return _cut(text, spans, messages, ends=ends in ("turn", "all"))
 
     return Format("chat_template", COLUMNS, read)
+
+
+def ends_of(data: Dataset) -> str:
+    """Which tokens that end a turn are trained: `turn`, `all`, `last` or `none`."""
+    asked = data.train_on_eos if data.train_on_eot is None else data.train_on_eot
+    return {True: "turn", False: "none", None: "turn"}.get(asked, asked)  # type: ignore[arg-type, return-value, call-overload]
 
 
 def date_of(data: Dataset) -> datetime.date:
@@ -103,17 +115,19 @@ def _notes(source: str, data: Dataset) -> tuple[str, ...]:
     return (f"the chat template writes today's date, which is {DATE} here whatever the day (chat_template_date)",)
 
 
-def own_template(folder: Path) -> str:
-    """The tokenizer's chat template. Raises ModelError where it has none."""
+def own_template(folder: Path, fallback: str | None = None) -> str:
+    """The tokenizer's chat template, or the fallback where it has none. Raises ModelError where there is no fallback either."""
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
         return file.read_text(encoding="utf-8-sig")
     found = json.loads(config.read_text(encoding="utf-8-sig")).get("chat_template")
     if isinstance(found, list):  # several of them, by name
         found = next((entry["template"] for entry in found if entry["name"] == "default"), None)
-    if not found:
-        raise ModelError("the tokenizer has no chat template; give a Jinja file as `chat_template` of the data set")
-    return str(found)
+    if not found and fallback is None:
+        raise ModelError(
+            "the tokenizer has no chat template; give one as `chat_template` of the data set, a Jinja file or a name such as chatml"
+        )
+    return str(found or fallback)
 
 
 def _roles(data: Dataset) -> dict[str, str]:
@@ -129,23 +143,31 @@ def _messages(row: Row, data: Dataset, roles: dict[str, str]) -> tuple[list[Mess
             f"format chat_template wants the field {wanted}, the row has {', '.join(row) or 'no field'}; field_messages names it"
         )
     found = messages_of(row, field, '{"role", "content"}', 1)
-    role_key = data.message_field_role or next((k for k in ROLE_KEYS if k in found[0]), ROLE_KEYS[0])
-    content_key = data.message_field_content or next((k for k in CONTENT_KEYS if any(k in m for m in found)), CONTENT_KEYS[0])
+    mapped = {theirs: ours for ours, theirs in data.message_property_mappings.items()}
+    if data.field_thinking:
+        mapped[data.field_thinking] = data.template_thinking_key or REASONING
+    role_key = data.message_field_role or data.message_property_mappings.get("role")
+    role_key = role_key or next((k for k in ROLE_KEYS if k in found[0]), ROLE_KEYS[0])
+    content_key = data.message_field_content or data.message_property_mappings.get("content")
+    content_key = content_key or next((k for k in CONTENT_KEYS if any(k in m for m in found)), CONTENT_KEYS[0])
     messages = []
     for message in found:
         role = message.get(role_key)
         if not isinstance(role, str) or role not in roles:
             near = nearest(str(role), roles)
             raise DataError(f"a message is from {role_key} '{role}'{near}; known are {', '.join(roles)}, and `roles` adds to them")
-        rest = {key: value for key, value in message.items() if key not in (role_key, content_key) and value is not None}
+        rest = {mapped.get(key, key): v for key, v in message.items() if key not in (role_key, content_key) and v is not None}
         if content_key not in message and not rest.keys() & SAID:
             keys = ", ".join(message)
             raise DataError(f"a message has the keys {keys}, wanted '{content_key}'; message_field_content names another")
-        rest.pop(data.message_field_training or "", None)
+        rest.pop(mapped.get(data.message_field_training or "", data.message_field_training or ""), None)
         if "tool_calls" in rest:
             rest["tool_calls"] = _with_arguments(rest["tool_calls"])
-        content = message.get(content_key)
-        messages.append({"role": roles[role], "content": _text(content), **rest})
+        content = _text(message.get(content_key))
+        if data.split_thinking and roles[role] == "assistant" and isinstance(content, str):
+            content, thought = _split(content)
+            rest = {**({data.template_thinking_key or REASONING: thought} if thought else {}), **rest}
+        messages.append({"role": roles[role], "content": content, **rest})
     on = [message.get(data.message_field_training or "", True) is not False for message in found]
     return messages, on
 
@@ -168,6 +190,16 @@ def _text(content: Any) -> Any:
     return "".join(texts)
 
 
+def _split(content: str) -> tuple[str, str]:
+    """(the answer, its reasoning) of `<think>reasoning</think>answer`; without such tags all is the answer.
+
+    >>> _split("<think>\\nTwo and two.\\n</think>\\n\\nFour.")
+    ('Four.', 'Two and two.')
+    """
+    found = THOUGHT.match(content)
+    return (content[found.end() :], found["thought"].strip("\n")) if found else (content, "")
+
+
 def _says_something(message: Message) -> bool:
     content = message["content"]
     return bool(content.strip() if isinstance(content, str) else content) or any(message.get(key) for key in SAID)
@@ -187,8 +219,8 @@ def _with_arguments(calls: Any) -> Any:
 
 def _checked(template: ChatTemplate, data: Dataset) -> ChatTemplate:
     """Raises ParamsError where the template itself says what is trained and the data set something else."""
-    if template.marks_generation and (data.roles_to_train is not None or not data.train_on_eot):
-        option = "train_on_eot" if data.roles_to_train is None else "roles_to_train"
+    if template.marks_generation and (data.roles_to_train is not None or ends_of(data) != "turn"):
+        option = "roles_to_train" if data.roles_to_train is not None else "train_on_eos" if data.train_on_eos else "train_on_eot"
         raise ParamsError(f"{option} does nothing: the chat template's generation blocks say what is trained; remove it")
     return template
 

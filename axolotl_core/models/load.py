@@ -24,11 +24,12 @@ RESIZE_SEED = 0
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, how it is run, and its attention."""
+    """A model, how it is run, its attention, and sentences about preferences of the machine section that were not met."""
 
     model: PreTrainedModel
     how: How
     attention: str
+    notes: tuple[str, ...] = ()
 
 
 def device_of(machine: Machine) -> torch.device:
@@ -60,9 +61,9 @@ def load_model(
 ) -> Loaded:
     """Weights of a folder on the machine's device, or where `on` says; dtype None keeps that of the files.
 
-    quantise: as this section asks for.
+    vocabulary: rows that the embeddings have at least (`embedding_rows`); they grow, and never shrink. quantise: as this section asks
+    for.
 
-    The embeddings grow when the tokenizer has more tokens than they have rows, and never shrink.
     packed: before the weights are read, a small random model of the family shows that samples of a row stay apart.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
     """
@@ -75,7 +76,7 @@ def load_model(
             f"{weights}: got a model of type '{config.model_type}', wanted one that transformers runs as a causal language model"
         )
     device = device_of(machine)
-    attention = choose(machine, Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], device.type, packed))
+    attention, note = choose(machine, Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], device.type, packed))
     packs = packs_of(config)
     if packed and packs.how is None:
         raise ModelError(f"{packs.reason}; set packing.sample_packing: false")
@@ -93,7 +94,12 @@ def load_model(
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
     how = How(packs.how or "positions")
-    return Loaded(model, replace(how, split=splits(model, how)), attention)
+    return Loaded(model, replace(how, split=splits(model, how)), attention, (note,) if note else ())
+
+
+def embedding_rows(tokens: int, model: Model) -> int:
+    """Rows that the embeddings need for so many tokens, which is what load_model takes as `vocabulary`."""
+    return -(-tokens // 32) * 32 if model.resize_token_embeddings_to_32x else tokens
 
 
 def grow_embeddings(model: Any, vocabulary: int) -> None:

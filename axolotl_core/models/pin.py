@@ -7,6 +7,7 @@ GGUF file, or a checkpoint without safetensors, is converted once and its weight
 """
 
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -27,6 +28,8 @@ from axolotl_core.sources.place import Place, only_hub, resolve
 
 PIN = "pin.json"
 AGAIN = "run `axolotl stage fetch-model` (or `dvc repro -f fetch-model`)"
+CAUSAL = re.compile(r"\w+(ForCausalLM|LMHeadModel)")
+"""Names of classes of causal language models; another one than the config's is what an old file or a repository's own code calls it."""
 SMALL = ("*.json", "*.txt", "LICENSE*")
 
 
@@ -45,7 +48,7 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool | None, stats:
 
 
 def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatCache) -> dict[str, Any]:
-    only_hub(place, "model", {"model_revision": model.model_revision, "base_model_ignore_patterns": model.base_model_ignore_patterns})
+    only_hub(place, "model", {"model_revision": model.model_revision})
     if place.kind == "file":
         pin: dict[str, Any] = {"kind": "stored", "place": place.text, "source": stats.digest(place.local)}
         folder = _convert_gguf(place, out)
@@ -64,13 +67,16 @@ def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatC
             folder = out
     (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     config = json.loads((out / "config.json").read_text(encoding="utf-8-sig"))
-    classes = config.get("architectures") or []
-    if model.model_type not in ("AutoModelForCausalLM", *classes):
-        raise ModelError(
-            f"model.model_type is {model.model_type}, but {place.text} holds {' '.join(classes) or 'no class name'}; remove it"
-        )
+    if (other := other_class(model, out)) and not CAUSAL.fullmatch(model.model_type):
+        raise ModelError(f"model.model_type is {model.model_type}, but {place.text} holds {other}; remove it")
     Weights(folder)  # a name that two of the files have
     return {"parameters": _parameters(folder), "family": config["model_type"], "kind": pin["kind"]}
+
+
+def other_class(model: Model, base: Path) -> str | None:
+    """The class that the config of an artifact base/ names, where model.model_type names another one."""
+    classes = json.loads((base / "config.json").read_text(encoding="utf-8-sig")).get("architectures") or []
+    return None if model.model_type in ("AutoModelForCausalLM", *classes) else " ".join(classes) or "no class name"
 
 
 def left_out(model: Model, root: Path) -> list[str]:

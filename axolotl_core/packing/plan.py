@@ -1,9 +1,9 @@
 """From the lengths of all samples to the rows of training and evaluation.
 
-    1. shard      keep sample i where i modulo dataset_shard_num is dataset_shard_idx
-    2. fit        samples over sequence_len are dropped, cut, or kept to be split; each is counted
+    1. fit        samples over sequence_len are dropped, cut, or kept to be split; each is counted
+    2. shard      keep sample i where i modulo dataset_shard_num is dataset_shard_idx
     3. shuffle    all data sets together, from shuffle_seed
-    4. hold out   the first val_set_size of them
+    4. hold out   the first val_set_size of them, and all of the data sets that are held out
     5. split      what is still too long, after the hold-out: a text is on one side of it as a whole
     6. pack       best-fit decreasing, or one sample a row
 
@@ -76,9 +76,12 @@ def split(pieces: Pieces, sequence_len: int) -> Pieces:
     return Pieces(whole.dataset, whole.sample, start, np.minimum(start + sequence_len, whole.end).astype(np.int32))
 
 
-def hold_out(pieces: Pieces, size: float | int, seed: int) -> tuple[Pieces, Pieces]:
-    """(train, eval) after a shuffle. size: a share below 1, or a count. Raises DataError when nothing is left to train on."""
-    order = np.random.default_rng(seed).permutation(len(pieces))
+def hold_out(pieces: Pieces, size: float | int, seed: int | None) -> tuple[Pieces, Pieces]:
+    """(train, eval) after a shuffle, or with seed None as they come. size: a share below 1, or a count.
+
+    Raises DataError when nothing is left to train on.
+    """
+    order = np.arange(len(pieces)) if seed is None else np.random.default_rng(seed).permutation(len(pieces))
     count = round(size * len(pieces)) if isinstance(size, float) and size < 1 else int(size)
     if count >= len(pieces):
         raise DataError(f"val_set_size takes {count} samples out of {len(pieces)}; lower it, nothing is left to train on")

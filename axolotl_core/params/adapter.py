@@ -20,8 +20,9 @@ class Adapter(Section):
     """The update is scaled by lora_alpha / lora_r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout in front of the update, while training."""
-    lora_target_modules: list[str] = []
-    """Names of the modules that get an update; empty together with lora_target_linear: the family's usual ones."""
+    lora_target_modules: list[str] | str = []
+    """Names of the modules that get an update, or one regular expression that matches whole names; empty together with
+    lora_target_linear: the family's usual ones."""
     lora_target_linear: bool = False
     """Every linear module but the output layer."""
     lora_modules_to_save: list[str] = []

@@ -45,7 +45,8 @@ class Dataset(Section):
     shards: Annotated[int, Field(ge=1)] | None = None
     """Take one row in N, shuffled from a fixed seed: a quick run on 1/N of the data."""
     train_on_split: str | None = None
-    """Split of a hub data set (unset: `train`), or of a folder whose file names say it, as `test.jsonl` does."""
+    """Split of a hub data set (unset: `train`), or of a folder whose file names say it, as `test.jsonl` does. A slice may follow, by
+    rows or in percent: `train[:5%]`, `test[100:200]`."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set."""
     streaming: bool = False
@@ -54,6 +55,8 @@ class Dataset(Section):
     """Stop after so many rows."""
     max_bytes: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many bytes of rows, written as JSON."""
+    held_out: bool = False
+    """Hold all of its samples out for validation and train on none, as Axolotl does with test_datasets."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A malformed row is an error, or is left out and written to rejected.jsonl with the reason."""
     rename: dict[str, str] = {}
@@ -75,23 +78,39 @@ class Dataset(Section):
     train_role_prefix: bool = False
     """Train `ASSISTANT:` in front of the answer too."""
     chat_template: str | None = None
-    """A Jinja file for `type: chat_template`; unset or `tokenizer_default`: the tokenizer's own."""
+    """Template of `type: chat_template`: a Jinja file, or the name of one that comes with axolotl, such as chatml or llama3; unset or
+    `tokenizer_default`: the tokenizer's own; `tokenizer_default_fallback_NAME`: the same, or NAME where it has none."""
+    chat_template_jinja: str | None = None
+    """The template itself, as Jinja text or a Jinja file, in the place of chat_template."""
     chat_template_kwargs: dict[str, Any] = {}
     """Further variables of the chat template, `{enable_thinking: false}`."""
     chat_template_date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None
     """Today's date for templates that write it (`strftime_now`), `2025-05-01`; unset: 2024-07-26, whatever the day is."""
     field_messages: str | None = None
     """Column with the messages for `chat_template`; unset: `messages` or `conversations`."""
+    field_tools: str | None = None
+    """Column with the tools that the conversation may call; unset: `tools`."""
     message_field_role: str | None = None
     """Key of a message's role; unset: `role` or `from`."""
     message_field_content: str | None = None
     """Key of a message's text; unset: `content` or `value`."""
+    message_property_mappings: dict[str, str] = {}
+    """Keys of a message by the template's name, `{role: from, content: value, reasoning_content: thought}`."""
+    field_thinking: str | None = None
+    """Key of a message with its reasoning."""
+    template_thinking_key: str | None = None
+    """The template's name of it; unset: `reasoning_content`."""
+    split_thinking: bool = False
+    """Take what an answer has between `<think>` and `</think>` at its beginning for its reasoning."""
     message_field_training: str | None = None
     """Key that switches training off where a message has false there."""
     roles: dict[Literal["system", "user", "assistant", "tool"], list[str]] = {}
     """More names that the data gives to roles, `{assistant: [bot]}`."""
-    train_on_eot: bool = True
-    """With `chat_template`, train the token that ends a trained turn."""
+    train_on_eot: bool | Literal["turn", "all", "last"] | None = None
+    """With `chat_template`, which tokens that end a turn are trained: those of trained turns (turn, or true; the default), of all
+    turns, of the last turn if it is trained, or none (false)."""
+    train_on_eos: Literal["turn", "all", "last", "none"] | None = None
+    """The same under Axolotl's other name."""
 
     def reading(self) -> dict[str, Any]:
         """Identity of what makes text of a row: all options but those that say where rows come from."""
@@ -99,6 +118,9 @@ class Dataset(Section):
 
 
 SOURCE = frozenset(
-    {"path", "name", "data_files", "ds_type", "shards", "train_on_split", "revision", "streaming", "max_rows", "max_bytes", "on_bad_row"}
+    {
+        *("path", "name", "data_files", "ds_type", "shards", "train_on_split", "revision", "streaming", "max_rows", "max_bytes"),
+        *("held_out", "on_bad_row"),
+    }
 )
 """Options that say which rows there are, and nothing of what is made of one."""

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from axolotl_core.errors import ParamsError, nearest
-from axolotl_core.params import legacy, rules
+from axolotl_core.params import rules
 from axolotl_core.params.document import Document, Where, read, scalar
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.flat.sectioned import rename_in_datasets, revive, with_names
+from axolotl_core.params.flat.translate import is_flat, place_of, translate, what_became_of
+from axolotl_core.params.section import Section, acted_on, show
 from axolotl_core.params.whole import SECTIONS, Params, section_of
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -26,17 +28,33 @@ def load(path: Path, overrides: Sequence[str] = (), tell: Callable[[str], None] 
     overrides: `training.learning_rate=1e-4` or `learning_rate=1e-4`, as given to --set. tell: gets a sentence for each
     value that is read as another one. Raises ParamsError with one line a problem.
     """
-    document = sections_of(path)
+    document, notices = sections_of(path)
     override(document, overrides)
-    for notice in legacy.revive(document):
+    for notice in (*notices, *revive(document)):
         tell(notice)
     return validate(document)
 
 
-def sections_of(path: Path) -> Document:
-    """The file as a document with sections, which a flat YAML is translated to."""
+def sections_of(path: Path) -> tuple[Document, list[str]]:
+    """The file as a document with sections, and sentences about what is read as something else.
+
+    Raises ParamsError for an option of a flat file that asks for another result than params.yaml can; `axolotl import` leaves it out.
+    """
     document = read(path)
-    return legacy.sectioned(document) if legacy.is_flat(document.values) else document
+    if not is_flat(document.values):
+        found, fates = with_names(document)
+        return found, [f"{document.place(('datasets',))}: {fate.told}" for fate in fates]
+    made = translate(document)
+    stops = [fate for fate in made.fates if fate.stops]
+    if stops:
+        left_out = "\n".join(f"{document.place(place_of(fate))}: '{fate.option}' is left out: {fate.told}" for fate in stops)
+        raise ParamsError(f"{left_out}\n{path}: `axolotl import {path}` writes a params.yaml without {_them(len(stops))}")
+    told = [fate for fate in made.fates if fate.fate == "replaced" or (fate.fate == "left out" and not fate.stops)]
+    return made.document, [f"{document.place(place_of(fate))}: {fate.option} → {fate.told}" for fate in told]
+
+
+def _them(count: int) -> str:
+    return "it" if count == 1 else "them"
 
 
 def override(document: Document, overrides: Sequence[str]) -> None:
@@ -56,7 +74,7 @@ def override(document: Document, overrides: Sequence[str]) -> None:
 def validate(document: Document) -> Params:
     """Types and names by pydantic, then what is not built yet, then impossible pairs."""
     problems = [f"{document.place((key,))}: {told}" for key, told in _names(document.values)]
-    problems += [f"{document.place(where)}: {told}" for where, told in legacy.rename_in_datasets(document)]
+    problems += [f"{document.place(where)}: {told}" for where, told in rename_in_datasets(document)]
     values = {key: {} if value is None and key in SECTIONS and key != "datasets" else value for key, value in document.values.items()}
     try:
         params = Params.model_validate(values)
@@ -85,27 +103,9 @@ def unbuilt(params: Params) -> Iterator[tuple[Where, str]]:
     sections: list[tuple[Where, Section]] = [(("datasets", name), data) for name, data in params.datasets.items()]
     sections += [((name,), getattr(params, name)) for name in SECTIONS if name != "datasets"]
     for where, section in sections:
-        for option, field in type(section).model_fields.items():
-            built = next((mark for mark in field.metadata if isinstance(mark, Built)), None)
-            value, default = getattr(section, option), field.get_default(call_default_factory=True)
-            if built is None or value == default or _among(value, built.values):
-                continue
-            works = ", ".join(show(v) for v in dict.fromkeys((default, *built.values)))
-            near = nearest(value, [v for v in (default, *built.values) if isinstance(v, str)]) if isinstance(value, str) else ""
-            yield (*where, option), f"{option} is not acted on by this version; got {show(value)}, works now: {works}{near}"
-
-
-def show(value: Any) -> str:
-    """A value as one would write it in YAML."""
-    if value is None:
-        return "unset"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"'{value}'" if isinstance(value, str) else str(value)
-
-
-def _among(value: Any, values: tuple[Any, ...]) -> bool:
-    return any(value == v and type(value) is type(v) for v in values)
+        for option in type(section).model_fields:
+            if told := acted_on(type(section), option, getattr(section, option)):
+                yield (*where, option), told
 
 
 def _names(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -167,11 +167,7 @@ def _nearest_option(where: Where) -> str:
         own = list(SECTIONS["datasets"].model_fields["type"].annotation.__args__[1].model_fields)  # type: ignore[union-attr]
     elif option in section_of():
         return f"; it belongs into the section '{section_of()[option]}'"
-    elif option in legacy.GONE:
-        return f"; it is gone: {legacy.GONE[option]}"
-    elif option in legacy.RENAMED:
-        return f"; it is called '{legacy.RENAMED[option]}' here"
-    return nearest(option, own) or nearest(option, section_of())
+    return what_became_of(option) or nearest(option, own) or nearest(option, section_of())
 
 
 def _hint(kind: str, got: Any) -> str:

@@ -15,14 +15,14 @@ class Model(Section):
     base_model_config: Annotated[str | None, Built()] = None
     """Where the model's config.json comes from; a flat YAML that names base_model here once more is understood."""
     base_model_ignore_patterns: str | list[str] | None = None
-    """Files of the hub repository that are not to be downloaded."""
+    """Files of the hub repository that are not to be downloaded; a folder on this machine is read as it is."""
     model_revision: str | None = None
     """Branch, tag or commit of the hub repository."""
     model_type: str = "AutoModelForCausalLM"
-    """Class in transformers; another one than the model's own config names is an error."""
-    trust_remote_code: Annotated[bool, Built()] = False
-    """Run Python code that the model's repository carries."""
-    resize_token_embeddings_to_32x: Annotated[bool, Built()] = False
+    """Class in transformers. The one that the model's own config names is taken; another causal language model here is told."""
+    trust_remote_code: bool = False
+    """No code of a model's repository is run, whatever this says: transformers has a class of its own for nearly all families."""
+    resize_token_embeddings_to_32x: bool = False
     """Grow the embeddings to a multiple of 32 rows."""
     rope_scaling: Annotated[dict[str, Any] | None, Built()] = None
     """`{type: linear | dynamic, factor: 2.0}`."""

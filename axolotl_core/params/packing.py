@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.section import Section
 
 
 class Packing(Section):
@@ -18,14 +18,17 @@ class Packing(Section):
     """The same for the held-out rows; unset: as sample_packing."""
     pad_to_sequence_len: bool = False
     """Pad every row to sequence_len, for kernels that want constant shapes; else to the longest of its batch."""
-    max_packed_sequence_len: Annotated[int | None, Built()] = None
-    """The old way of packing; sample_packing replaces it."""
-    excess_length: Literal["auto", "drop", "truncate", "split"] = "auto"
-    """Samples over sequence_len: dropped, cut, or split into several; auto splits `completion` and drops the rest."""
+    excess_length: Literal["auto", "drop", "truncate", "split", "raise"] = "auto"
+    """Samples over sequence_len: dropped, cut, split into several, or an error; auto splits `completion` and drops the rest."""
+    dataset_exact_deduplication: bool = False
+    """Keep the first of samples with the same tokens and labels, over all data sets."""
     val_set_size: Annotated[float | int, Field(ge=0)] = 0
     """Samples held out for evaluation: a share below 1, or a count."""
     shuffle_seed: Annotated[int, Field(ge=0)] = 42
     """Seed of the shuffle that comes before the split and the packing."""
+    shuffle_merged_datasets: bool = True
+    """Shuffle the samples of all data sets before the split and the packing; false: val_set_size takes the first of them. The rows
+    of an epoch are shuffled in any case."""
     dataset_shard_num: Annotated[int, Field(ge=1)] | None = None
     """Cut the samples into so many shards and keep one (dataset_shard_idx)."""
     dataset_shard_idx: Annotated[int, Field(ge=0)] | None = None

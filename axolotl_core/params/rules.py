@@ -1,12 +1,14 @@
-"""Pairs of options that cannot be together. Each rule yields (path of the option to mend, sentence)."""
+"""Pairs of options that cannot be together. Each rule yields (path of the option to mend, sentence).
 
+The machine section is in none of them: params/fallbacks.py finds what fits in the place of what does not.
+"""
+
+import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
 from axolotl_core import lookup
-from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import Where
-from axolotl_core.params.sharding import fsdp_of
 from axolotl_core.params.whole import Params
 
 SCHEDULE_OPTIONS = {
@@ -15,12 +17,11 @@ SCHEDULE_OPTIONS = {
     "log_sweep_min_lr": "log_sweep",
     "log_sweep_max_lr": "log_sweep",
 }
-ATTENTION_FLAGS = ("sdp_attention", "eager_attention", "flash_attention", "xformers_attention", "flash_optimum")
 
 
 def methods(params: Params) -> Iterator[tuple[Where, str]]:
-    """What adapter, quantisation, precision and processes ask of each other."""
-    adapter, model, training, machine = params.adapter, params.model, params.training, params.machine
+    """What adapter, quantisation and precision ask of each other."""
+    adapter, model, training = params.adapter, params.model, params.training
     chooses_best = training.load_best_model_at_end or training.early_stopping_patience
     kinds = [option for option in ("load_in_8bit", "load_in_4bit", "gptq") if getattr(model, option)]
     formats = [option for option in ("bf16", "fp16") if getattr(training, option) in (True, "full")]
@@ -35,12 +36,6 @@ def methods(params: Params) -> Iterator[tuple[Where, str]]:
     if adapter.adapter == "qlora" and not model.load_in_4bit:
         yield ("adapter", "adapter"), "adapter is 'qlora', which is LoRA on a base of 4 bit; set model.load_in_4bit: true"
     if adapter.relora_steps is not None:
-        for option, value in (("fsdp", machine.fsdp), ("deepspeed", machine.deepspeed)):
-            if value:
-                yield (
-                    ("machine", option),
-                    f"{option} does not go with relora_steps, whose merges want whole weights; remove one",
-                )
         if training.lr_scheduler == "one_cycle":
             yield (
                 ("adapter", "relora_steps"),
@@ -55,41 +50,20 @@ def methods(params: Params) -> Iterator[tuple[Where, str]]:
             yield ("adapter", "relora_steps"), "relora_steps merges plain updates into whole weights; remove peft_use_dora and gptq"
         if adapter.relora_prune_ratio < 1 and "8bit" in training.optimizer:
             yield ("adapter", "relora_prune_ratio"), "relora_prune_ratio below 1 cannot prune the state of an 8-bit optimizer; set it to 1"
-    if machine.fsdp and machine.deepspeed:
-        yield ("machine", "fsdp"), "fsdp and deepspeed are both set, and each shares out the same weights; keep one"
-    if machine.ddp and (machine.fsdp or machine.deepspeed):
-        yield ("machine", "ddp"), "ddp is true beside fsdp or deepspeed, which take its place; remove it"
-    if machine.fsdp and (kinds or training.optimizer.endswith(("8bit", "32bit")) or training.optimizer in ("adafactor",)):
-        what = kinds[0] if kinds else f"optimizer {training.optimizer}"
-        yield (
-            ("machine", "fsdp"),
-            f"fsdp cannot cut {what} over processes; use several processes without fsdp",
-        )
-    if machine.deepspeed and (kinds or training.optimizer not in ("adamw_torch", "adamw_torch_fused")):
-        what = kinds[0] if kinds else f"optimizer {training.optimizer}"
-        yield (
-            ("machine", "deepspeed"),
-            f"deepspeed does not go with {what}; use adamw_torch and a whole base, or remove deepspeed",
-        )
-    if chooses_best and not params.packing.val_set_size:
+    if chooses_best and not params.packing.val_set_size and not any(data.held_out for data in params.datasets.values()):
         option = "early_stopping_patience" if training.early_stopping_patience else "load_best_model_at_end"
         yield ("training", option), f"{option} wants held-out rows; set packing.val_set_size"
     if chooses_best and training.evaluation_strategy == "no":
         yield ("training", "evaluation_strategy"), "evaluation_strategy 'no' leaves nothing to choose the best of; set eval_steps"
     if training.group_by_length and params.packing.sample_packing:
         yield ("training", "group_by_length"), "group_by_length is for samples that are not packed; packed rows are all full, remove it"
-    try:
-        fsdp = fsdp_of(machine)
-        if fsdp and fsdp.version == 1 and adapter.adapter is not None:
-            yield ("machine", "fsdp_config"), "FSDP 1 is for training all weights; remove fsdp_config.version, FSDP 2 takes adapters too"
-    except ParamsError as error:
-        yield ("machine", "fsdp_config" if "fsdp_config" in str(error) else "fsdp"), str(error).partition(": ")[2]
+    if training.unfrozen_parameters and adapter.adapter is not None:
+        yield ("training", "unfrozen_parameters"), "unfrozen_parameters is for training without an adapter; remove one of them"
 
 
 def broken(params: Params) -> Iterator[tuple[Where, str]]:
     """Every rule that the params break."""
-    training, packing, machine, adapter = params.training, params.packing, params.machine, params.adapter
-    tracking = params.tracking
+    training, packing, adapter = params.training, params.packing, params.adapter
     yield from methods(params)
     if training.batch_size is not None and training.gradient_accumulation_steps is not None:
         yield (
@@ -98,11 +72,6 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
         )
     if training.warmup_steps is not None and training.warmup_ratio is not None:
         yield ("training", "warmup_ratio"), "warmup_ratio and warmup_steps are both set; remove one"
-    if training.warmup_steps and training.max_steps and training.warmup_steps >= training.max_steps:
-        yield (
-            ("training", "warmup_steps"),
-            f"warmup_steps is {training.warmup_steps} but the run has {training.max_steps} steps (max_steps); lower it",
-        )
     if training.lr_scheduler in ("constant", "log_sweep") and (training.warmup_steps or training.warmup_ratio):
         option = "warmup_steps" if training.warmup_steps else "warmup_ratio"
         yield (
@@ -123,14 +92,18 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
                 ("training", "lr_scheduler_kwargs", key),
                 f"lr_scheduler_kwargs: {key} is {value!r}, wanted a number, without quotes or brackets",
             )
-    if training.evaluation_strategy == "steps" and training.eval_steps is None:
-        yield ("training", "evaluation_strategy"), "evaluation_strategy is 'steps' but eval_steps is unset; set it"
-    if training.eval_steps is not None and training.evaluation_strategy not in (None, "steps"):
-        yield ("training", "eval_steps"), f"eval_steps does nothing with evaluation_strategy '{training.evaluation_strategy}'"
-    if tracking.save_strategy == "steps" and tracking.save_steps is None:
-        yield ("tracking", "save_strategy"), "save_strategy is 'steps' but save_steps is unset; set it"
-    if tracking.save_steps is not None and tracking.save_strategy not in (None, "steps"):
-        yield ("tracking", "save_steps"), f"save_steps does nothing with save_strategy '{tracking.save_strategy}'"
+    for section, strategy, steps, an_epoch in (
+        ("training", "evaluation_strategy", "eval_steps", "evals_per_epoch"),
+        ("tracking", "save_strategy", "save_steps", "saves_per_epoch"),
+    ):
+        chosen, given = getattr(getattr(params, section), strategy), [steps, an_epoch]
+        given = [option for option in given if getattr(getattr(params, section), option) is not None]
+        if len(given) > 1:
+            yield (section, an_epoch), f"{steps} and {an_epoch} are both set, and say the same; remove one"
+        if chosen == "steps" and not given:
+            yield (section, strategy), f"{strategy} is 'steps' but {steps} is unset; set it"
+        if given and chosen not in (None, "steps"):
+            yield (section, given[0]), f"{given[0]} does nothing with {strategy} '{chosen}'"
     if (packing.dataset_shard_num is None) != (packing.dataset_shard_idx is None):
         yield ("packing", "dataset_shard_num"), "dataset_shard_num and dataset_shard_idx go together; set both or none"
     elif packing.dataset_shard_num is not None and packing.dataset_shard_idx >= packing.dataset_shard_num:  # type: ignore[operator]
@@ -140,9 +113,14 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
         )
     if isinstance(packing.val_set_size, float) and packing.val_set_size >= 1 and not packing.val_set_size.is_integer():
         yield ("packing", "val_set_size"), f"val_set_size is {packing.val_set_size}, wanted a share below 1 or a whole number"
-    chosen = [flag for flag in ATTENTION_FLAGS if getattr(machine, flag)]
-    if len(chosen) > 1:
-        yield ("machine", chosen[1]), f"{' and '.join(chosen)} are all true; a model has one kind of attention, keep one"
+    if isinstance(adapter.lora_target_modules, str) and re.fullmatch(r"[\w.-]+", adapter.lora_target_modules):
+        name = adapter.lora_target_modules
+        yield (
+            ("adapter", "lora_target_modules"),
+            f"lora_target_modules: '{name}' is no regular expression that matches whole names; write it in brackets, [{name}]",
+        )
+    elif isinstance(adapter.lora_target_modules, str) and adapter.lora_target_linear:
+        yield ("adapter", "lora_target_linear"), "lora_target_linear is set beside a regular expression in lora_target_modules; remove one"
     if adapter.adapter is None:
         for option, value in adapter.identity().items():
             if option != "adapter" and value:
@@ -153,7 +131,18 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
             "lora_model_dir is artifacts/adapter, which train itself replaces, so every run would begin another; copy the folder and "
             "name the copy",
         )
+    if all(data.held_out for data in params.datasets.values()):
+        yield ("datasets",), "every data set is held out, so there is nothing to train on; remove held_out from one"
     for name, data in params.datasets.items():
+        if data.chat_template_jinja is not None and data.chat_template not in (None, "jinja"):
+            yield (
+                ("datasets", name, "chat_template_jinja"),
+                f"chat_template_jinja is set beside chat_template '{data.chat_template}'; remove one",
+            )
+        if data.chat_template == "jinja" and data.chat_template_jinja is None:
+            yield ("datasets", name, "chat_template"), "chat_template is 'jinja', which wants the template in chat_template_jinja; set it"
+        if data.train_on_eot is not None and data.train_on_eos is not None:
+            yield ("datasets", name, "train_on_eos"), "train_on_eot and train_on_eos are both set, and mean the same; remove one"
         for key, value in data.chat_template_kwargs.items():
             if isinstance(value, str) and value.lower() in ("true", "false"):
                 yield (
@@ -184,7 +173,9 @@ OPTIONS_OF_TYPES = {
     "field": ("completion",),
     "roles_to_train": (*CONVERSATIONS, *CHAT),
     "train_role_prefix": (*CONVERSATIONS, "sharegpt_jokes"),
-    **dict.fromkeys(("chat_template", "chat_template_kwargs", "chat_template_date", "train_on_eot", "roles"), CHAT),
-    **dict.fromkeys(("field_messages", "message_field_role", "message_field_content", "message_field_training"), CHAT),
+    **dict.fromkeys(("chat_template", "chat_template_jinja", "chat_template_kwargs", "chat_template_date"), CHAT),
+    **dict.fromkeys(("train_on_eot", "train_on_eos", "roles", "field_messages", "field_tools", "message_property_mappings"), CHAT),
+    **dict.fromkeys(("message_field_role", "message_field_content", "message_field_training"), CHAT),
+    **dict.fromkeys(("field_thinking", "template_thinking_key", "split_thinking"), CHAT),
 }
 """Options that only some formats read."""

@@ -30,3 +30,23 @@ class Built:
 
     def __init__(self, *values: Any) -> None:
         object.__setattr__(self, "values", values)
+
+
+def acted_on(kind: type[Section], option: str, value: Any) -> str | None:
+    """None where a section acts on this value of its option, else a sentence that says which values work now."""
+    field = kind.model_fields[option]
+    built = next((mark for mark in field.metadata if isinstance(mark, Built)), None)
+    default = field.get_default(call_default_factory=True)
+    if built is None or value == default or any(value == v and type(value) is type(v) for v in built.values):
+        return None
+    works = ", ".join(show(v) for v in dict.fromkeys((default, *built.values)))
+    return f"{option} is not acted on by this version; got {show(value)}, works now: {works}"
+
+
+def show(value: Any) -> str:
+    """A value as one would write it in YAML."""
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) else str(value)

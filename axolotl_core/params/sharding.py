@@ -18,12 +18,17 @@ SHIPPED = ("zero1", "zero2", "zero3")
 """DeepSpeed files in pipelines/deepspeed/, by name."""
 FLAGS = ("full_shard", "shard_grad_op", "auto_wrap", "offload")
 IMPLIED = (
+    "activation_checkpointing",
     "auto_wrap_policy",
     "backward_prefetch",
     "backward_prefetch_policy",
+    "cpu_offload_pin_memory",
     "cpu_ram_efficient_loading",
+    "final_state_dict_type",
     "forward_prefetch",
     "limit_all_gathers",
+    "min_num_params",
+    "mixed_precision_policy",
     "state_dict_type",
     "sync_module_states",
     "use_orig_params",
@@ -61,8 +66,6 @@ def fsdp_of(machine: Machine) -> Fsdp | None:
     config = {key.removeprefix("fsdp_"): value for key, value in machine.fsdp_config.items()}
     known = ("version", "offload_params", "cpu_offload", "reshard_after_forward", "sharding_strategy", "transformer_layer_cls_to_wrap")
     for key in config:
-        if key == "activation_checkpointing":
-            raise ParamsError("machine.fsdp_config: activation_checkpointing is machine.gradient_checkpointing here; set that")
         if key not in (*known, *IMPLIED):
             raise ParamsError(f"machine.fsdp_config: '{key}' is no setting of FSDP{nearest(key, known)}")
     version = str(config.get("version", 2))
@@ -86,19 +89,18 @@ def fsdp_of(machine: Machine) -> Fsdp | None:
 STRATEGIES = {"FULL_SHARD": True, "SHARD_GRAD_OP": False, "1": True, "2": False, "TRUE": True, "FALSE": False}
 """sharding_strategy or reshard_after_forward in accelerate's spellings → whether weights are given up again after forward."""
 OTHER_STRATEGIES = {
-    "NO_SHARD": "shares nothing out, which is plain data parallel: remove fsdp",
-    "3": "is NO_SHARD, which is plain data parallel: remove fsdp",
-    "HYBRID_SHARD": "is for several machines; use FULL_SHARD",
-    "HYBRID_SHARD_ZERO2": "is for several machines; use SHARD_GRAD_OP",
-    "4": "is HYBRID_SHARD, for several machines; use FULL_SHARD",
-    "5": "is HYBRID_SHARD_ZERO2, for several machines; use SHARD_GRAD_OP",
+    "NO_SHARD": "NO_SHARD",
+    "3": "NO_SHARD",
+    "HYBRID_SHARD": "FULL_SHARD",
+    "4": "FULL_SHARD",
+    "HYBRID_SHARD_ZERO2": "SHARD_GRAD_OP",
+    "5": "SHARD_GRAD_OP",
 }
+"""Strategies of torch that are not built, by accelerate's names and numbers → the nearest; params/fallbacks.py says so."""
 
 
 def _reshards(key: str, value: Any) -> bool:
     name = str(value).upper()
-    if name in OTHER_STRATEGIES:
-        raise ParamsError(f"machine.fsdp_config: {key} {value} {OTHER_STRATEGIES[name]}")
     if name not in STRATEGIES:
         raise ParamsError(f"machine.fsdp_config: {key} is {value}, wanted FULL_SHARD or SHARD_GRAD_OP{nearest(name, STRATEGIES)}")
     return STRATEGIES[name]

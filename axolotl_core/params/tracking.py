@@ -17,6 +17,8 @@ class Tracking(Section):
     """When a checkpoint is written; unset: steps if save_steps is set, else epoch."""
     save_steps: Steps | None = None
     """Optimizer steps between checkpoints; below 1: a share of the run."""
+    saves_per_epoch: Annotated[int, Field(ge=0)] | None = None
+    """Checkpoints an epoch, in the place of save_steps; 0: none but the last."""
     save_total_limit: Annotated[int, Field(ge=1)] = 2
     """Checkpoints kept; the oldest go first. Two, so that a damaged one leaves one to go back to."""
     auto_resume_from_checkpoints: bool = True
@@ -31,6 +33,8 @@ class Tracking(Section):
     """Its team or user; unset: WANDB_ENTITY."""
     wandb_watch: Literal["gradients", "parameters", "all"] | None = None
     """Histograms of these, each step."""
+    wandb_name: str | None = None
+    """The run's name in its pages; unset: W&B makes one up."""
     wandb_run_id: str | None = None
     """Its run; unset: the train key, so that a resumed training goes on in the same run."""
     wandb_log_model: Literal["checkpoint", "end"] | None = None

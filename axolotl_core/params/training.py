@@ -65,8 +65,9 @@ class Training(Section):
     """log_sweep: learning rate of the first step."""
     log_sweep_max_lr: Annotated[float, Field(gt=0)] | None = None
     """log_sweep: learning rate of the last step; learning_rate has no say."""
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Steps of linear warmup; unset, with warmup_ratio unset too: 3 % of the run, 100 at most. `constant` has none."""
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Steps of linear warmup, or below 1 a share of the run; unset, with warmup_ratio unset too: 3 % of the run, 100 at most.
+    `constant` has none. A run that is shorter ends while it warms up."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Warmup as a share of the run."""
     optimizer: Optimizers = "adamw_torch"
@@ -95,6 +96,8 @@ class Training(Section):
     """When the held-out loss is taken; unset: steps if eval_steps is set, else epoch."""
     eval_steps: Steps | None = None
     """Optimizer steps between evaluations; below 1: a share of the run."""
+    evals_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations an epoch, in the place of eval_steps."""
     load_best_model_at_end: bool | None = None
     """End with the weights of the best evaluation; unset: with early_stopping_patience."""
     metric_for_best_model: Literal["loss", "perplexity", "accuracy", "eval_loss", "eval_perplexity", "eval_accuracy"] | None = None
@@ -103,5 +106,12 @@ class Training(Section):
     """Whether more of it is better; unset: for accuracy only."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many evaluations that are no better than the best before them."""
+    loss_watchdog_threshold: Annotated[float | int, Field(gt=0)] | None = None
+    """End the run with an error when the training loss stays above this, in nats; checkpoints written so far are kept."""
+    loss_watchdog_patience: Annotated[int, Field(ge=1)] = 3
+    """For so many steps in a row."""
+    unfrozen_parameters: list[str] = []
+    """Without an adapter: train only parameters whose name one of these regular expressions matches from its beginning, as
+    `model.layers.2[0-9]+` does; empty: all of them."""
     seed: int = 42
     """Seed of the order of rows, of new weights and of dropout; 0 is a seed."""

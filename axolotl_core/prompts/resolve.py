@@ -11,8 +11,8 @@ from typing import Any
 from axolotl_core import lookup
 from axolotl_core.errors import DataError, ParamsError, nearest
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.params.paths import path_in
 from axolotl_core.prompts.example import ROLES, Example, Format, Ids, Segment, Vocabulary
+from axolotl_core.prompts.templates import jinja_file
 
 FORMATS = "axolotl_core.formats"
 THEIR_MISTAKES = (
@@ -29,7 +29,7 @@ def format_of(data: Dataset, root: Path = Path()) -> Format:
     Raises ParamsError: no such format, function or style.
     """
     if jinja := jinja_file(data, root):
-        data = data.model_copy(update={"chat_template": str(jinja)})
+        data = data.model_copy(update={"chat_template": None, "chat_template_jinja": str(jinja.absolute())})
     if not isinstance(data.type, str):
         format = lookup.find(FORMATS, "user_defined", "format").load(data, None)
     else:
@@ -56,12 +56,6 @@ def module_file(data: Dataset, root: Path) -> Path | None:
     name = data.type.partition(":")[0].partition(".")[0]
     file = root / f"{name}.py"
     return file if name.isidentifier() and file.is_file() and name not in lookup.names(FORMATS) else None
-
-
-def jinja_file(data: Dataset, root: Path) -> Path | None:
-    """The file that `chat_template` names, where there is one."""
-    file = path_in(root, data.chat_template or "")
-    return file if file.is_file() else None
 
 
 def files_read(data: Dataset, root: Path) -> list[Path]:

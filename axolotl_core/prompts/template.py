@@ -21,7 +21,7 @@ import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -128,6 +128,15 @@ class ChatTemplate:
                 start -= 1
             found.append(Span(i, start, self._turn_end(text, end) if with_end else end))
         return text, found
+
+    def with_end(self, text: str, span: Span) -> Span:
+        """The span with the token that ends its turn."""
+        return replace(span, end=self._turn_end(text, span.end))
+
+    def end_of(self, text: str, span: Span) -> Span:
+        """Of a span that has it: the token that ends its turn alone."""
+        end = self.turn_end
+        return replace(span, start=span.end - len(end) if end and text[: span.end].endswith(end) else span.end)
 
     @cached_property
     def generation_prompt(self) -> str:

@@ -13,7 +13,7 @@ from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.key import StatCache
 from axolotl_core.errors import DataError, ModelError
-from axolotl_core.models.load import load_model
+from axolotl_core.models.load import embedding_rows, load_model
 from axolotl_core.models.packing import bare
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.params.datasets import Dataset
@@ -128,7 +128,7 @@ def open_chat(
     prompting = prompting_of(datasets, own, root)
     for note in () if raw else prompting.notes:
         tell(f"{note}; --raw sends a prompt as it is")
-    settings: dict[str, Any] = {"vocabulary": len(tokenizer), "packed": False}
+    settings: dict[str, Any] = {"vocabulary": embedding_rows(len(tokenizer), quantise), "packed": False}
     if which == "merged":
         model = load_model(artifacts / "merged", machine, **settings).model
     else:

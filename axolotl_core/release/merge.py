@@ -7,7 +7,6 @@
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from axolotl_core.adapters import lora
 from axolotl_core.adapters.fold import Fold, merge_in_memory
 from axolotl_core.artifacts import manifest
+from axolotl_core.artifacts.link import link
 from axolotl_core.errors import ModelError
 from axolotl_core.models.load import load_model
 from axolotl_core.models.weights import load_on_cpu, save_model
@@ -38,8 +38,8 @@ def merge(adapter: Path, base: Path, out: Path, *, vocabulary: int) -> str:
     if manifest.read(adapter)["kind"] == "full":
         for file in adapter.iterdir():
             if file.name != manifest.FILE:
-                shutil.copyfile(file, out / file.name)
-        return "copied, it was trained whole"
+                link(file, out / file.name)
+        return "as it was trained, whole"
     config = json.loads((base / "config.json").read_text(encoding="utf-8-sig"))
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "an unknown method")

@@ -17,8 +17,9 @@ from axolotl_core.errors import DataError, ModelError, ParamsError
 from axolotl_core.formats.chat_template import date_of, own_template
 from axolotl_core.params.datasets import Dataset, UserPrompt
 from axolotl_core.prompts.example import Example
-from axolotl_core.prompts.resolve import format_of, jinja_file
+from axolotl_core.prompts.resolve import format_of
 from axolotl_core.prompts.template import DATE, ChatTemplate, common_beginning
+from axolotl_core.prompts.templates import template_of
 from axolotl_core.tokens.tokenizer import Tokenizer
 
 QUESTION, ANSWER = "Question?", "Answer."
@@ -55,19 +56,19 @@ class Prompting:
 
 def prompting_of(datasets: Mapping[str, Dataset], tokenizer: Tokenizer, root: Path) -> Prompting:
     """How a model that was trained on these data sets is asked; root: the folder of params.yaml, with Jinja files."""
-    given = {name: jinja_file(data, root) for name, data in datasets.items() if data.type == "chat_template"}
-    sources = {name: file.read_text(encoding="utf-8-sig") if file else _tokenizers(tokenizer) for name, file in given.items()}
-    chosen = next((name for name, file in given.items() if file is None), next(iter(given), None))
+    given = {name: template_of(data, root) for name, data in datasets.items() if data.type == "chat_template"}
+    sources = {name: template.source or _tokenizers(tokenizer) or template.fallback for name, template in given.items()}
+    chosen = next((name for name, template in given.items() if template.source is None), next(iter(given), None))
     source = sources[chosen] if chosen else _tokenizers(tokenizer)
     if source is None:
         return Prompting(None)
-    own, vocabulary = bool(chosen and given[chosen]), tokenizer.vocabulary
+    own, vocabulary = bool(chosen and source != _tokenizers(tokenizer)), tokenizer.vocabulary
     settings, date = (datasets[chosen].chat_template_kwargs, date_of(datasets[chosen])) if chosen else ({}, DATE)
     try:
         template = ChatTemplate(source, vocabulary.special, settings, vocabulary.added, date)
     except ParamsError as error:  # of the tokenizer, which training had no use for
         return Prompting(source, own, notes=(str(error),))
-    where = os.path.relpath(given[chosen], root) if chosen and given[chosen] else "the tokenizer's own"
+    where = _where(given[chosen].said, root) if chosen and own else "the tokenizer's own"
     others = {
         name: sources[name] != source if name in sources else not _writes_as(datasets[name], template, tokenizer, root) for name in datasets
     }
@@ -139,6 +140,10 @@ def _rows(data: Dataset) -> Iterator[dict[str, Any]]:
     for (role, content), (human, model) in itertools.product(KEYS, ROLES):
         user, assistant = data.field_human or human, data.field_model or model
         yield {**fields, "conversations": [{role: user, content: QUESTION}, {role: assistant, content: ANSWER}]}
+
+
+def _where(said: str, root: Path) -> str:
+    return os.path.relpath(said, root) if Path(said).is_absolute() else said
 
 
 def _type(data: Dataset) -> str:

@@ -16,7 +16,7 @@ from axolotl_core.errors import DataError, ParamsError, nearest
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.params.paths import path_in
 from axolotl_core.sources.place import SUFFIXES, Place, kind_of, only_hub, resolve
-from axolotl_core.sources.splits import canonical, split_of
+from axolotl_core.sources.splits import canonical, sliced, split_of
 
 BUILDERS = ("json", "csv", "parquet", "arrow", "text")
 """Names that the datasets library gives to readers, in the place of a repository."""
@@ -63,7 +63,8 @@ def fits(place: Place, name: str, data: Dataset) -> None:
     if place.kind == "hub" and data.ds_type:
         raise ParamsError(f"datasets.{name}.ds_type is set, but {place.text} is a data set of the hub, which knows its own; remove it")
     one_split = place.kind == "file" or (place.kind == "folder" and data.data_files)
-    if one_split and data.train_on_split and canonical(data.train_on_split) not in ("train", split_of(Path(place.text).name)):
+    split, _ = sliced(data.train_on_split)
+    if one_split and split and canonical(split) not in ("train", split_of(Path(place.text).name)):
         what = "data_files are" if data.data_files else f"{place.text} is"
         raise ParamsError(f"datasets.{name}.train_on_split is '{data.train_on_split}', but {what} one split by themselves; remove it")
 
@@ -108,7 +109,7 @@ def _of_folder(place: Place, data: Dataset) -> Files:
     if not chosen:
         wanted = data.ds_type or ", ".join(sorted(SUFFIXES))
         raise DataError(f"{place.text}: the folder holds no {wanted} file{Files([], tuple(every)).said()}")
-    kept = _of_split(place, chosen, data.train_on_split)
+    kept = _of_split(place, chosen, sliced(data.train_on_split)[0])
     return Files([names[name] for name in kept], tuple(name for name in every if name not in set(kept)))
 
 
@@ -140,9 +141,10 @@ def _of_split(place: Place, names: list[str], wanted: str | None) -> list[str]:
 def _saved_splits(place: Place, data: Dataset) -> Files:
     """A folder that DatasetDict.save_to_disk has written: a folder a split."""
     splits = [str(split) for split in _json(place.local / "dataset_dict.json").get("splits", [])]
-    if data.train_on_split is None and len(splits) > 1:
+    split, _ = sliced(data.train_on_split)
+    if split is None and len(splits) > 1:
         raise DataError(f"{place.text}: save_to_disk has written the splits {', '.join(splits)}; choose one with train_on_split")
-    wanted = data.train_on_split or next(iter(splits), "train")
+    wanted = split or next(iter(splits), "train")
     if wanted not in splits:
         raise DataError(f"{place.text}: {_no_split(wanted, splits)}")
     folder = place.local / wanted

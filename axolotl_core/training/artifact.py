@@ -54,7 +54,7 @@ def write(
     Raises TrainError for a weight that is not finite, or is not read back as it was written.
     """
     out = Path(parallel.share(str(out)))
-    weights = whole.weights(parallel)
+    weights = whole.weights(parallel, frozen=not hasattr(model, "peft_config"))  # of unfrozen_parameters, the rest of the model too
     if restarts:
         merged = restarts.weights() | {
             lora.file_name(name).removeprefix("base_model.model."): weight for name, weight in weights.items() if "lora_" not in name

@@ -26,11 +26,11 @@ from axolotl_core.training.parallel import Parallel
 from axolotl_core.training.plan import Plan
 from axolotl_core.training.schedule import Schedule
 from axolotl_core.training.step import Report, seed_everything, train_step
-from axolotl_core.training.stop import Signals, best_step, is_over, keeps_best
+from axolotl_core.training.stop import Signals, best_step, is_lost, is_over, keeps_best
 from axolotl_core.training.track import Listener, Tracker
 
-Measure = Callable[[], dict[str, Any]]
-"""The held-out numbers, as `evaluation.measure` gives them."""
+Measure = Callable[[Callable[[], bool]], dict[str, Any] | None]
+"""The held-out numbers, as `evaluation.measure` gives them; asked after each batch whether to stop, and None then."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Loop:
         )
         for sentence in told:
             tracker.say(sentence)
-        if self.measure and not self.log:
-            tracker.evaluated(0, self.measure())
-        self.parallel.objective.train()
         try:
-            with Signals().listening() as signals:
+            with Signals(quiet=not self.parallel.main).listening() as signals:
+                if self.measure and not self.log and not self._measured(0, tracker, signals):
+                    raise Interrupted("training was asked to end before its first step; the same command begins it")
+                self.parallel.objective.train()
                 last = self._steps(done, tracker, signals)
         finally:
             tracker.close()
@@ -95,6 +95,7 @@ class Loop:
 
     def _steps(self, done: int, tracker: Tracker, signals: Signals) -> int:
         waiting: list[tuple[Report, float]] = []
+        losses = [row["loss"] for row in self.log if "loss" in row]
         stop = False
 
         def read_all() -> bool:
@@ -104,10 +105,17 @@ class Loop:
                 numbers = report.arrive()
                 tracker.step(report.step, report.step / self.plan.steps_per_epoch, numbers, learning_rate)
                 asked |= numbers.stop
+                losses.append(numbers.loss)
+                if is_lost(losses, self.training):
+                    raise TrainError(
+                        f"step {report.step}: the loss was above loss_watchdog_threshold {self.training.loss_watchdog_threshold:g} for "
+                        f"{self.training.loss_watchdog_patience} steps, it is {numbers.loss:.3f}; lower learning_rate, or look at the data"
+                    )
             return asked
 
-        if done == self.plan.total and self.measure and not any(row["step"] == done and "eval_loss" in row for row in self.log):
-            self._evaluate(done, tracker)
+        taken = any(row["step"] == done and "eval_loss" in row for row in self.log)
+        if done and not taken and self.measure and self.evaluates(done):  # it was dropped, or the run ended in it
+            self._evaluate(done, tracker, signals)
         if is_over(self.log, self.training, self.since):
             return done
         step = done
@@ -117,6 +125,7 @@ class Loop:
                 reset = self.restarts.merge(self.run, step - 1, self.parallel)
                 forget(whole.inner(self.parallel.optimizer), reset, keep=1 - self.prune)
                 tracker.say(f"step {step - 1}/{self.plan.total}  merged into the base, the adapter begins anew")
+            signals.doing = f"step ({step} of {self.plan.total})"
             learning_rate = self.training.learning_rate * self.schedule.factor(step - 1)
             momentum = self.schedule.momentum(step - 1) if self.schedule.momentum else None
             set_rates(self.parallel.optimizer, learning_rate, momentum)
@@ -127,37 +136,55 @@ class Loop:
                 step=step,
                 seed=self.training.seed,
                 micro_batch_size=self.machine.micro_batch_size,
-                stop=signals.caught is not None,
+                stop=lambda: signals.caught is not None,
             )
             stop |= read_all()
+            stop |= self.parallel.world == 1 and signals.caught is not None
             waiting.append((report, learning_rate))
             evaluates, saves = self.measure is not None and self.evaluates(step), self.saves(step)
             if evaluates or saves or stop or report.arrived is None or step == self.plan.total:
                 stop |= read_all()
             last = step == self.plan.total
-            if last:  # a run that is over has a checkpoint, whatever becomes of its evaluation and of what is written then
-                self._save(f"step-{step}", step)
+            if last or stop:  # a run that is over has a checkpoint, whatever becomes of its evaluation and of what is written then
+                self._end_if_asked(step, stop)
             if evaluates:
-                self._evaluate(step, tracker)
+                self._evaluate(step, tracker, signals, saved=last)
             if last and self.parallel.main:
                 checkpoint.replace_log(self.run, f"step-{step}", self.log)
             over = evaluates and is_over(self.log, self.training, self.since)
-            if (saves or stop or over) and not last:
+            if (saves or over) and not last:
                 self._save(f"step-{step}", step)
                 tracker.pause()
-            if stop and not last:
-                raise Interrupted(
-                    f"training was asked to end: checkpoint {self.run / f'step-{step}'} was written, the same command goes on from it"
-                )
             if over:
                 tracker.say(f"no better evaluation in {self.training.early_stopping_patience}: stopped at step {step}")
                 break
         return step
 
-    def _evaluate(self, step: int, tracker: Tracker) -> None:
-        """Take the validation numbers, show the predictions, and keep the weights if they are the best so far."""
+    def _end_if_asked(self, step: int, stop: bool, *, saved: bool = False) -> None:
+        """Write the checkpoint of a step, which a run that was asked to end goes on from."""
+        if not saved:
+            self._save(f"step-{step}", step)
+        if stop:
+            raise Interrupted(
+                f"training was asked to end: checkpoint {self.run / f'step-{step}'} was written, the same command goes on from it"
+            )
+
+    def _measured(self, step: int, tracker: Tracker, signals: Signals) -> bool:
+        """Take the validation numbers; False where a signal ended that, of which nothing is kept."""
         assert self.measure is not None
-        tracker.evaluated(step, self.measure())
+        signals.doing = f"batch of the evaluation (step {step} of {self.plan.total}), which is taken up again"
+        found = self.measure(lambda: self.parallel.any(signals.caught is not None))
+        if found is not None:
+            tracker.evaluated(step, found)
+        return found is not None
+
+    def _evaluate(self, step: int, tracker: Tracker, signals: Signals, *, saved: bool = True) -> None:
+        """Take the validation numbers, show the predictions, and keep the weights if they are the best so far.
+
+        saved: whether the step's checkpoint is written already.
+        """
+        if not self._measured(step, tracker, signals):
+            self._end_if_asked(step, stop=True, saved=saved)
         rows = self.predict() if self.predict and self.listeners else []
         for listener in self.listeners if rows else ():
             listener.table(step, rows)
@@ -170,13 +197,17 @@ class Loop:
             return True
         if self.training.evaluation_strategy == "no":
             return False
+        if self.training.evals_per_epoch:
+            return self.plan.ends_part(step - 1, self.training.evals_per_epoch)
         every = self._every(self.training.eval_steps)
         return step % every == 0 if every else self.plan.ends_epoch(step - 1)
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is written after step `step` (from 1)."""
-        if self.tracking.save_strategy == "no":
+        if self.tracking.save_strategy == "no" or self.tracking.saves_per_epoch == 0:
             return False
+        if self.tracking.saves_per_epoch:
+            return self.plan.ends_part(step - 1, self.tracking.saves_per_epoch)
         every = self._every(self.tracking.save_steps)
         return step % every == 0 if every else self.plan.ends_epoch(step - 1)
 

@@ -98,10 +98,10 @@ class Parallel:
         self.optimizer: Any
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
 
-    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What is trained, under the model's own names, wherever it lies now; tied weights once."""
+    def parameters(self, *, frozen: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is trained, under the model's own names, wherever it lies now; tied weights once. frozen: what is not, too."""
         for name, parameter in self.objective.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad or frozen:
                 yield self.plain(name), parameter
 
     @staticmethod
@@ -165,6 +165,10 @@ class Parallel:
             torch.distributed.all_reduce(place)
             values.copy_(place)
         return values
+
+    def any(self, said: bool) -> bool:
+        """Whether some process says so. Every process must call this."""
+        return said if self.world == 1 else bool(self.sum(torch.tensor([float(said)])).item())
 
     def share(self, value: str) -> str:
         """What rank 0 says."""

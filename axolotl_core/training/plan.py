@@ -43,6 +43,15 @@ class Plan:
         order = _order(self.rows, self.seed, epoch, self.batch_size, self.lengths)
         return order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
 
+    def ends_part(self, step: int, parts: int) -> bool:
+        """Whether step `step` (from 0) is the last of one of `parts` equal parts of its epoch, or of the run.
+
+        >>> [step for step in range(7) if Plan(7, 1, 1.0, 0).ends_part(step, 3)]
+        [2, 4, 6]
+        """
+        place, steps = step % self.steps_per_epoch, self.steps_per_epoch
+        return (place + 1) * parts // steps > place * parts // steps or step + 1 == self.total
+
     def ends_epoch(self, step: int) -> bool:
         """Whether step `step` (from 0) is the last of its epoch, or of the run."""
         return (step + 1) % self.steps_per_epoch == 0 or step + 1 == self.total

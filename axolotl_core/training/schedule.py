@@ -113,15 +113,13 @@ def relora_scale(step: int, every: int, warmup: int) -> float:
 
 
 def warmup_steps(training: Training, total: int) -> int:
-    """Steps of warmup: as asked, as a share, or 3 % of the run but 100 at most. Raises ParamsError when it is longer than the run."""
+    """Steps of warmup: as asked, as a share, or 3 % of the run but 100 at most. A run that is no longer than that ends warming up."""
     if training.lr_scheduler in UNWARMED:
         return 0
-    if training.warmup_steps is not None:
-        if training.warmup_steps >= total:
-            raise ParamsError(
-                f"training.warmup_steps is {training.warmup_steps} but the run has {total} steps; lower it, or raise num_epochs"
-            )
+    share = training.warmup_ratio
+    if isinstance(training.warmup_steps, int):
         return training.warmup_steps
-    if training.warmup_ratio is not None:
-        return math.ceil(training.warmup_ratio * total)
+    share = training.warmup_steps if share is None else share
+    if share is not None:
+        return math.ceil(share * total)
     return min(int(WARMUP_SHARE * total), WARMUP_MOST)

@@ -1,6 +1,7 @@
 """A training from inputs to artifact: model, processes, schedule, the loop, what is written."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from axolotl_core.errors import ParamsError
 from axolotl_core.evaluation.measure import measure
 from axolotl_core.evaluation.predictions import predictions
 from axolotl_core.evaluation.replies import prompts
+from axolotl_core.models.load import embedding_rows
 from axolotl_core.models.packing import How
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.evaluation import Evaluation
@@ -19,6 +21,7 @@ from axolotl_core.params.model import Model
 from axolotl_core.params.paths import path_in
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
+from axolotl_core.progress import progress
 from axolotl_core.training import artifact, checkpoint, resume
 from axolotl_core.training.batches import Data, Inputs
 from axolotl_core.training.checkpoint import Checkpoint
@@ -94,7 +97,7 @@ def train_model(
         stack.enter_context(explained(training, machine, lambda: parallel))
         ready = set_up(
             base,
-            vocabulary=data.tokenizer.size,
+            vocabulary=embedding_rows(data.tokenizer.size, asked.model),
             new_tokens=data.new_tokens,
             sequence_len=data.train.sequence_len,
             packed=data.packed,
@@ -109,7 +112,8 @@ def train_model(
         stack.callback(parallel.close)
         if parallel.main:
             stack.enter_context(checkpoint.locked(run))
-        for line in (*arithmetic(plan, schedule, parallel.world, machine, training, data), ready.arithmetic(), *parallel.told):
+        lines = arithmetic(plan, schedule, parallel.world, machine, training, data)
+        for line in (*lines, ready.arithmetic(), *ready.notes, *parallel.told):
             parallel.say(line)
         start, told = _start(parallel, run, asked, identity, root, branch, anew)
         restarts = Restarts(ready.model, base, adapter.relora_steps, on_cpu=adapter.relora_cpu_offload) if adapter.relora_steps else None
@@ -128,7 +132,7 @@ def train_model(
             training=training,
             machine=machine,
             tracking=asked.tracking,
-            measure=(lambda: held_out_numbers(parallel, data, machine.micro_batch_size)) if len(data.held_out) else None,
+            measure=partial(held_out_numbers, parallel, data, machine.micro_batch_size) if len(data.held_out) else None,
             restarts=restarts,
             prune=adapter.relora_prune_ratio,
             listeners=listeners,
@@ -182,18 +186,19 @@ def _predict(model: Any, how: How, data: Data, evaluation: Evaluation) -> list[d
     return predictions(model, how, asked, data.tokenizer, evaluation.eval_table_max_new_tokens)
 
 
-def held_out_numbers(parallel: Parallel, data: Data, batch_size: int) -> dict[str, Any]:
-    """`measure` of the held-out rows, each process a part of them."""
+def held_out_numbers(parallel: Parallel, data: Data, batch_size: int, stop: Callable[[], bool]) -> dict[str, Any] | None:
+    """`measure` of the held-out rows, each process a part of them; None where `stop` ended it."""
 
     def each(inputs: Inputs) -> Any:
         return parallel.objective(inputs, each=True)
 
     def batches() -> Any:
-        for micro in shares(range(len(data.held_out)), batch_size, parallel.rank, parallel.world):
+        mine = shares(range(len(data.held_out)), batch_size, parallel.rank, parallel.world)
+        for micro in progress(mine, len(mine), "evaluation"):
             inputs = data.held_out.batch(micro.rows or [0]).place(parallel.device)
             yield inputs if micro.rows else inputs.untrained()
 
     parallel.objective.eval()
-    found = measure(each, batches(), data.names, parallel.sum)
+    found = measure(each, batches(), data.names, parallel.sum, stop)
     parallel.objective.train()
     return found

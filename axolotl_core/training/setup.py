@@ -1,5 +1,6 @@
 """The model as it is trained: loaded, quantised, with its adapter, compiled, in its number formats."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from axolotl_core.adapters import lora
+from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.models.load import Loaded, device_of, load_model
 from axolotl_core.models.packing import How, bare, self_test
 from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
@@ -17,6 +19,9 @@ from axolotl_core.params.model import Model
 from axolotl_core.params.training import Training
 from axolotl_core.training.precision import Precision, choose
 from axolotl_core.training.step import seed_everything
+
+COMPILER_ERRORS = (RuntimeError, ImportError, OSError, ValueError, TypeError, AttributeError, AssertionError)
+"""What a backend of torch.compile raises where its compiler is missing, or the backend itself."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Ready:
     attention: str
     precision: Precision
     device: torch.device
+    notes: tuple[str, ...] = ()
+    """Sentences about preferences of the machine section that were not met."""
 
     def arithmetic(self) -> str:
         """What is trained, and in what, as a line for the user."""
@@ -66,9 +73,8 @@ def set_up(
     shape = model_on_meta(base)
     check_positions(shape, sequence_len)
     if not whole and goes_on_from is None:
-        check_new_tokens(
-            shape, new_tokens, {name.rpartition(".")[2] for name in (*adapter.lora_modules_to_save, *adapter.lora_target_modules)}
-        )
+        targets = [] if isinstance(adapter.lora_target_modules, str) else adapter.lora_target_modules
+        check_new_tokens(shape, new_tokens, {name.rpartition(".")[2] for name in (*adapter.lora_modules_to_save, *targets)})
     loaded = load_model(
         base,
         machine,
@@ -82,17 +88,53 @@ def set_up(
         self_test(loaded.model, loaded.how)
     seed_everything(training.seed)
     trainable = loaded.model if whole else lora.attach(loaded.model, adapter, goes_on_from)
+    if training.unfrozen_parameters:
+        unfreeze(trainable, training.unfrozen_parameters)
     if machine.gradient_checkpointing:
         trainable.gradient_checkpointing_enable({"use_reentrant": False})
         trainable.enable_input_require_grads()
+    notes = loaded.notes
     if machine.torch_compile:
-        compile_layers(loaded, machine.torch_compile_backend)
-    return Ready(trainable, loaded.how, loaded.attention, precision, device)
+        notes += compile_layers(loaded, machine)
+    return Ready(trainable, loaded.how, loaded.attention, precision, device, notes)
 
 
-def compile_layers(loaded: Loaded, backend: str | None) -> None:
-    """Compile each decoder layer in place: they are alike, so one compilation serves all, and no name changes."""
+def unfreeze(model: Any, patterns: Sequence[str]) -> None:
+    """Train only the parameters whose name one of the patterns matches from its beginning.
+
+    Raises ParamsError for a pattern that is no regular expression, or that matches no parameter.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    matched: set[str] = set()
+    for pattern in patterns:
+        try:
+            found = [name for name in names if re.match(pattern, name)]
+        except re.error as error:
+            raise ParamsError(f"training.unfrozen_parameters: '{pattern}' is no regular expression: {error}") from None
+        if not found:
+            raise ParamsError(f"training.unfrozen_parameters: '{pattern}' matches no parameter; one is called {names[len(names) // 2]}")
+        matched.update(found)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name in matched
+
+
+def compile_layers(loaded: Loaded, machine: Machine) -> tuple[str, ...]:
+    """Compile each decoder layer in place: they are alike, so one compilation serves all, and no name changes.
+
+    Returns a sentence where torch.compile does not work on this machine, and compiles nothing then; raises MachineError in its place
+    where machine.allow_fallback is false.
+    """
+    settings = {"backend": machine.torch_compile_backend, "mode": machine.torch_compile_mode}
+    settings = {name: value for name, value in settings.items() if value}
+    try:
+        torch.compile(torch.neg, **settings)(torch.ones(2, device=loaded.model.device))
+    except COMPILER_ERRORS as error:
+        told = f"machine.torch_compile: does not work on this machine ({' '.join(str(error).split())[:120]})"
+        if not machine.allow_fallback:
+            raise MachineError(f"{told} (machine.allow_fallback is false)") from None
+        return (f"{told}; the layers are not compiled",)
     kinds = set(loaded.model._no_split_modules or ())
     for module in bare(loaded.model).modules():
         if type(module).__name__ in kinds:
-            module.compile(**({"backend": backend} if backend else {}))
+            module.compile(**settings)
+    return ()

@@ -11,7 +11,7 @@ What is drawn (dropout, noise) is a function of the seed, the step and the micro
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,9 +66,12 @@ def train_step(
     step: int,
     seed: int,
     micro_batch_size: int,
-    stop: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Forward, backward, clip, update on the rows of these numbers. `step` counts from 1."""
+    """Forward, backward, clip, update on the rows of these numbers. `step` counts from 1.
+
+    stop: asked after the passes whether this process was asked to end.
+    """
     trained = source.targets(rows)
     total = torch.zeros((), device=parallel.device)
     turns = shares(rows, micro_batch_size, parallel.rank, parallel.world)
@@ -86,7 +89,7 @@ def train_step(
             parallel.backward(loss)
         total += loss.detach()
     norm = parallel.step()
-    told = torch.tensor([float(tokens), float(stop)], device=parallel.device)
+    told = torch.tensor([float(tokens), float(stop())], device=parallel.device)
     sent, arrived = _send(torch.cat([parallel.sum(torch.cat([total[None], told])), norm[None]]))
     return Report(step, sent, arrived, parallel.scaler is not None)
 

@@ -3,8 +3,10 @@
 All of it is read from the log, which a checkpoint holds, so a resumed run stops where the run left alone does.
 """
 
+import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -52,15 +54,38 @@ def is_over(log: list[dict[str, Any]], training: Training, since: int = 0) -> bo
     return sum(row["step"] > best for row in log if row.get(column) is not None) >= patience
 
 
+def is_lost(losses: Sequence[float], training: Training) -> bool:
+    """Whether the newest `loss_watchdog_patience` losses of steps are all above loss_watchdog_threshold."""
+    last = losses[-training.loss_watchdog_patience :]
+    threshold = training.loss_watchdog_threshold
+    return threshold is not None and len(last) == training.loss_watchdog_patience and min(last) > threshold
+
+
+SAME_PRESS_S = 1.0
+"""A launcher passes on what the terminal has sent to its processes too: signals so close together are one."""
+
+
 class Signals:
-    """`caught`: the signal that asked the run to end, or None. A second one ends it at once."""
+    """`caught`: the signal that asked the run to end, or None. The first is answered at once, a second SIGINT ends the run there.
+
+    doing: what the run does now, "step (3 of 20)".
+    """
 
     caught: int | None = None
+    doing = "step"
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet, self.first = quiet, 0.0
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self.caught is not None:
+        now = time.monotonic()
+        if self.caught is None:
+            self.caught, self.first = number, now
+            again = ", press again to stop now" if number == signal.SIGINT else ""
+            if not self.quiet:  # straight to the file: whatever is interrupted may be writing itself
+                os.write(2, f"\nstopping after this {self.doing}{again}\n".encode())
+        elif number == signal.SIGINT and now - self.first > SAME_PRESS_S:
             raise KeyboardInterrupt
-        self.caught = number
 
     @contextmanager
     def listening(self) -> Iterator["Signals"]:

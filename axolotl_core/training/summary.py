@@ -26,7 +26,11 @@ def arithmetic(plan: Plan, schedule: Schedule, world: int, machine: Machine, tra
         + (f", {plan.total:,} of them (max_steps)" if plan.total == plan.max_steps else "")
         + f"; {data.trained_tokens:,} of {data.tokens:,} tokens an epoch are trained",
     ]
-    steps = dict.fromkeys((0, warmup_steps(training, plan.total), plan.total - 1))
+    steps = dict.fromkeys((0, min(warmup_steps(training, plan.total), plan.total - 1), plan.total - 1))
+    if (warmup := warmup_steps(training, plan.total)) >= plan.total:
+        lines.append(
+            f"the run has {_count(plan.total, 'step')}, and warmup_steps is {warmup}: it ends while the learning rate still climbs"
+        )
     rates = ", ".join(f"{training.learning_rate * schedule.factor(step):.3g} at step {step + 1:,}" for step in steps)
     lines.append(f"learning rate {rates} ({training.lr_scheduler}); {training.optimizer}")
     if world > 1 and micro < machine.micro_batch_size:

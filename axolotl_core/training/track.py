@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from axolotl_core.progress import clock
 from axolotl_core.training.step import Numbers
 
 TRAIN_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "step_s", "memory_gib")
@@ -72,7 +73,7 @@ class Tracker:
             self.last_line = now
             left = (now - self.started) / max(1, step - self.first) * (self.total - step)
             line = f"step {step}/{self.total}  loss {numbers.loss:.3f}  lr {learning_rate:.1e}  {speed:,.0f} tokens/s"
-            self.say(f"{line}  {_clock(left)} left")
+            self.say(f"{line}  {clock(left)} left")
 
     def evaluated(self, step: int, found: dict[str, Any]) -> None:
         """The held-out numbers after `step`, as `measure` gives them; 0 is before training."""
@@ -121,8 +122,3 @@ def write_csv(path: Path, log: list[dict[str, Any]], columns: Sequence[str]) -> 
         writer = csv.DictWriter(file, (*columns, *others), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

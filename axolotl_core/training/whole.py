@@ -20,12 +20,12 @@ from axolotl_core.training.parallel import Parallel
 States = dict[str, dict[str, Any]]
 
 
-def weights(parallel: Parallel) -> dict[str, Tensor]:
-    """What is trained. Every process must call this."""
+def weights(parallel: Parallel, *, frozen: bool = False) -> dict[str, Tensor]:
+    """What is trained; frozen: and what is not. Every process must call this."""
     if parallel.flat:
         with FullyShardedDataParallel.summon_full_params(parallel.objective, writeback=False):
-            return {name: parameter.detach().cpu().clone() for name, parameter in parallel.parameters()}
-    return {name: _whole_weight(parallel, parameter).cpu() for name, parameter in parallel.parameters()}
+            return {name: parameter.detach().cpu().clone() for name, parameter in parallel.parameters(frozen=frozen)}
+    return {name: _whole_weight(parallel, parameter).cpu() for name, parameter in parallel.parameters(frozen=frozen)}
 
 
 def load_weights(parallel: Parallel, saved: dict[str, Tensor]) -> None:

@@ -60,8 +60,12 @@ def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: 
     need = Need(transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(transformers.AutoConfig.for_model(family))], "cpu", True)
     if lookup.find(KINDS, attention, "attention").fits(need) is not None:
         with pytest.raises(ModelError, match="has no sdpa attention; use eager_attention"):
-            choose(Machine(sdp_attention=True), need)
-        assert choose(Machine(), need) == "eager"
+            choose(Machine(sdp_attention=True, allow_fallback=False), need)
+        taken, note = choose(Machine(sdp_attention=True), need)
+        assert taken == "eager"
+        assert note is not None
+        assert "has no sdpa attention" in note
+        assert choose(Machine(), need) == ("eager", None)
         return
     model = random_model(family, attention)
     how = How(packs_of(model.config).how)
@@ -199,14 +203,14 @@ def test_a_base_model_that_is_none_is_told(tmp_path: Path, name: str, told: str)
 
 
 def test_a_class_that_the_model_is_not_is_told(tmp_path: Path, model_folder: Path):
-    for kind in ("AutoModelForCausalLM", "LlamaForCausalLM"):
+    for kind in ("AutoModelForCausalLM", "LlamaForCausalLM", "GPT2LMHeadModel", "MixFormerSequentialForCausalLM"):
         (tmp_path / kind).mkdir()
         pin_model(
             Model(base_model=str(model_folder), model_type=kind), tmp_path, tmp_path / kind, token=False, stats=StatCache(tmp_path / "s")
         )
-    with pytest.raises(ModelError, match=r"model.model_type is GPT2LMHeadModel, but .* holds LlamaForCausalLM; remove it"):
+    with pytest.raises(ModelError, match=r"model.model_type is BertModel, but .* holds LlamaForCausalLM; remove it"):
         pin_model(
-            Model(base_model=str(model_folder), model_type="GPT2LMHeadModel"),
+            Model(base_model=str(model_folder), model_type="BertModel"),
             tmp_path,
             tmp_path,
             token=False,

@@ -201,14 +201,14 @@ def test_a_conversation_that_does_not_fit_is_told(tmp_path: Path, template: str,
 def test_a_file_that_is_no_template_is_told(tmp_path: Path, tokenizer_folder: Path):
     with pytest.raises(ParamsError, match=r"the chat template is not valid Jinja, line 1: "):
         marked("{% for %}", TALK, tmp_path)
-    with pytest.raises(ParamsError, match=r"chat_template: no such file: nowhere.jinja; wanted a Jinja file, or tokenizer_default"):
+    with pytest.raises(ParamsError, match=r"chat_template: no such file: nowhere.jinja; wanted a Jinja file, tokenizer_default"):
         format_of(Dataset(path="x", type="chat_template", chat_template="nowhere.jinja"), tmp_path)
     with pytest.raises(ParamsError, match=r"roles_to_train: no role is called 'asistant'; did you mean 'assistant'\?"):
         format_of(Dataset(path="x", type="chat_template", roles_to_train=["asistant"]), tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{}")
     format = format_of(Dataset(path="x", type="chat_template"), tmp_path)
     assert format.fit is not None
-    with pytest.raises(ModelError, match=r"the tokenizer has no chat template; give a Jinja file as `chat_template` of the data set"):
+    with pytest.raises(ModelError, match=r"the tokenizer has no chat template; give one as `chat_template` of the data set"):
         format.fit(Vocabulary(tmp_path, lambda _: True, 9, ChatTemplate("").added, {}))
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from axolotl_core.params.adapter import Adapter
-from axolotl_core.params.legacy import DEAD_OPTIMIZERS
+from axolotl_core.params.flat.values import SAME_OPTIMIZERS
 from axolotl_core.params.training import Optimizers, Training
 from axolotl_core.training.optim import OPTIMIZERS, forget, make_optimizer, set_rates
 
 
 def test_the_names_of_the_params_are_those_of_the_table():
     assert set(typing.get_args(Optimizers)) == set(OPTIMIZERS)
-    assert {living for living, _ in DEAD_OPTIMIZERS.values()} <= set(OPTIMIZERS)
+    assert {living for living, _ in SAME_OPTIMIZERS.values()} <= set(OPTIMIZERS)
 
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")

@@ -115,6 +115,12 @@ def test_warmup(options: dict, total: int, steps: int):
     assert warmup_steps(Training(**options), total) == steps
 
 
-def test_a_warmup_longer_than_the_run_is_told():
-    with pytest.raises(ParamsError, match=r"training.warmup_steps is 500 but the run has 320 steps; lower it, or raise num_epochs"):
-        warmup_steps(Training(warmup_steps=500), 320)
+def test_a_warmup_longer_than_the_run_is_its_beginning():
+    assert warmup_steps(Training(warmup_steps=500), 320) == 500
+    schedule = make_schedule(Training(warmup_steps=10), Adapter(), 2)
+    assert [schedule.factor(step) for step in range(2)] == [0.0, 0.1]
+
+
+def test_a_warmup_below_1_is_a_share():
+    assert warmup_steps(Training(warmup_steps=0.1), 320) == warmup_steps(Training(warmup_ratio=0.1), 320) == 32
+    assert warmup_steps(Training(warmup_steps=0), 320) == 0

@@ -291,9 +291,9 @@ def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = N
     parallel = ready(model, make_optimizer(model.named_parameters(), settings, Adapter()), folder, max_grad_norm=1.0)
     held_out = source([12, 20])
 
-    def measured() -> dict:
+    def measured(stop) -> dict | None:
         batches = (batch.place(CPU) for batch in held_out.batches(range(len(held_out)), 2))
-        return measure(partial(losses, model, how=SPLIT), batches, ["memory"])
+        return measure(partial(losses, model, how=SPLIT), batches, ["memory"], stop=stop)
 
     identity = {"key": key, "params": {"training": settings.identity()}, "inputs": {}}
     loop = Loop(

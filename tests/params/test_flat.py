@@ -1,12 +1,16 @@
 """The flat Axolotl YAML: nothing of it is silently ignored."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from axolotl_core.errors import ParamsError
-from axolotl_core.params.legacy import DEAD_OPTIMIZERS, GONE, RENAMED, fate_of
+from axolotl_core.params.flat.options import LEFT_OUT, NOT_NEEDED, RENAMED, WITHOUT
+from axolotl_core.params.flat.translate import HANDLERS, known
+from axolotl_core.params.flat.values import SAME_OPTIMIZERS
 from axolotl_core.params.load import load
+from axolotl_core.params.section import Built
 from axolotl_core.params.whole import SECTIONS, section_of
 
 SEED_OPTIONS = (Path(__file__).parent / "seed_options.txt").read_text(encoding="utf-8").split()
@@ -47,15 +51,21 @@ def flat(tmp_path: Path, text: str = FLAT) -> Path:
 
 
 @pytest.mark.parametrize("option", SEED_OPTIONS)
-def test_every_option_of_the_seed_is_kept_renamed_or_gone(option: str):
-    assert fate_of(option).fate in ("kept", "renamed", "gone")
+def test_every_option_of_the_seed_is_known(option: str):
+    assert known(option)
 
 
 def test_an_option_is_in_one_place_only():
     names = [o for name, kind in SECTIONS.items() if name != "datasets" for o in kind.model_fields]
     assert len(names) == len(set(names))
-    assert not set(names) & (set(GONE) | set(RENAMED))
+    assert not set(names) & set(RENAMED)
     assert set(RENAMED.values()) <= set(names)
+    unbuilt = {
+        o for kind in SECTIONS.values() for o, field in kind.model_fields.items() if any(isinstance(m, Built) for m in field.metadata)
+    }
+    assert set(names) & set(NOT_NEEDED) <= unbuilt | set(HANDLERS)
+    for table in (WITHOUT, LEFT_OUT):
+        assert {name for name in names for pattern in table if re.fullmatch(pattern, name)} <= unbuilt | set(HANDLERS)
 
 
 def test_a_flat_file_is_read_as_it_is(tmp_path: Path):
@@ -71,13 +81,18 @@ def test_data_sets_of_a_list_get_names(tmp_path: Path):
     assert params.datasets["b-de"].name == "de"
 
 
-@pytest.mark.parametrize("dead", sorted(DEAD_OPTIMIZERS))
+@pytest.mark.parametrize("dead", sorted(SAME_OPTIMIZERS))
 def test_an_optimizer_whose_library_is_gone_becomes_the_nearest_living_one_and_is_told(tmp_path: Path, dead: str):
     told: list[str] = []
     params = load(flat(tmp_path, FLAT.replace("adamw_hf", dead)), tell=told.append)
-    living, why = DEAD_OPTIMIZERS[dead]
+    living, why = SAME_OPTIMIZERS[dead]
     assert params.training.optimizer == living
-    assert told == [f"{tmp_path / 'old.yml'}:19: optimizer {dead} is taken as {living}: {why}"]
+    assert told == [f"{tmp_path / 'old.yml'}:19: optimizer → training.optimizer: {living} for {dead}: {why}"]
+    told.clear()
+    sections = tmp_path / "params.yaml"
+    sections.write_text(f"model: {{base_model: x}}\ndatasets: {{a: {{path: x}}}}\ntraining:\n  optimizer: {dead}\n")
+    assert load(sections, tell=told.append).training.optimizer == living
+    assert told == [f"{sections}:4: optimizer {dead} is taken as {living}: {why}"]
 
 
 def test_errors_of_a_flat_file_name_its_own_lines(tmp_path: Path):
@@ -87,12 +102,12 @@ def test_errors_of_a_flat_file_name_its_own_lines(tmp_path: Path):
 
 
 def test_a_typo_of_a_flat_file_is_an_error(tmp_path: Path):
-    with pytest.raises(ParamsError, match=r"old\.yml:\d+: 'sequence_length' is no option .* did you mean 'sequence_len'"):
+    with pytest.raises(ParamsError, match=r"old\.yml:\d+: 'sequence_length' is left out: no option .* did you mean 'sequence_len'"):
         load(flat(tmp_path, FLAT.replace("sequence_len:", "sequence_length:")))
 
 
 def test_an_option_that_is_not_acted_on_yet_is_an_error(tmp_path: Path):
-    with pytest.raises(ParamsError, match=r"old\.yml:3: xpos_rope is not acted on by this version; got true, works now: false"):
+    with pytest.raises(ParamsError, match=r"old\.yml:3: 'xpos_rope' is left out: other positions .* not built"):
         load(flat(tmp_path, FLAT.replace("load_in_8bit: false", "xpos_rope: true")))
 
 

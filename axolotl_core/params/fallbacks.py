@@ -1,0 +1,137 @@
+"""What of the machine section does not fit the rest of params.yaml, and what is taken in its place.
+
+Only train and `axolotl check` look at this: the machine section says how, and no data is prepared otherwise for it. What depends on
+the model's class (attention) is chosen when the model is loaded.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from axolotl_core.errors import MachineError, ParamsError
+from axolotl_core.params.machine import Machine
+from axolotl_core.params.sharding import OTHER_STRATEGIES, fsdp_of
+from axolotl_core.params.whole import Params
+
+LAYERS = "PyTorch's own layers run"
+LOSS = "logits are made a few positions at a time, so they need no kernel of their own"
+KERNELS = {
+    "flash_attn_cross_entropy": LOSS,
+    "flash_attn_rms_norm": LAYERS,
+    "flash_attn_fuse_qkv": LAYERS,
+    "flash_attn_fuse_mlp": LAYERS,
+    "liger_rope": LAYERS,
+    "liger_rms_norm": LAYERS,
+    "liger_rms_norm_gated": LAYERS,
+    "liger_layer_norm": LAYERS,
+    "liger_glu_activation": LAYERS,
+    "liger_swiglu": LAYERS,
+    "liger_cross_entropy": LOSS,
+    "liger_fused_linear_cross_entropy": LOSS,
+    "liger_use_token_scaling": LOSS,
+    "cut_cross_entropy": LOSS,
+    "lora_mlp_kernel": LAYERS,
+    "lora_qkv_kernel": LAYERS,
+    "lora_o_kernel": LAYERS,
+    "lora_embedding_kernel": LAYERS,
+    "unsloth_cross_entropy_loss": LOSS,
+    "unsloth_lora_mlp": LAYERS,
+    "unsloth_lora_qkv": LAYERS,
+    "unsloth_lora_o": LAYERS,
+    "unsloth_rms_norm": LAYERS,
+    "unsloth_rope": LAYERS,
+}
+"""Kernels that this version has not → what runs."""
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+"""Optimizers whose state DeepSpeed shares out."""
+Change = tuple[str, dict[str, Any], str]
+"""(option, what the machine section becomes, what is taken)"""
+
+
+def settle(params: Params) -> tuple[Params, list[str]]:
+    """The params with a machine section that fits, and a sentence for each preference that is not met.
+
+    Raises ParamsError for settings of fsdp that are none, and for fsdp beside deepspeed; MachineError for an unmet preference where
+    machine.allow_fallback is false.
+    """
+    if params.machine.fsdp and params.machine.deepspeed:
+        raise ParamsError("machine.fsdp and machine.deepspeed are both set, and each shares out the same weights; keep one")
+    notices: list[str] = []
+    for changes in (_kernels, _offload, _reentrant, _ddp, partial(_fsdp, params=params), partial(_deepspeed, params=params)):
+        for option, update, taken in changes(params.machine):
+            notices.append(f"machine.{option}: {taken}")
+            params = params.model_copy(update={"machine": params.machine.model_copy(update=update)})
+    if notices and not params.machine.allow_fallback:
+        raise MachineError("\n".join(f"{notice} (machine.allow_fallback is false)" for notice in notices))
+    return params, notices
+
+
+def _kernels(machine: Machine) -> Iterator[Change]:
+    for taken in dict.fromkeys(KERNELS.values()):
+        asked = [option for option, instead in KERNELS.items() if instead == taken and getattr(machine, option)]
+        if asked:
+            yield ", ".join(asked), dict.fromkeys(asked, False), f"not built yet, {taken}"
+
+
+def _offload(machine: Machine) -> Iterator[Change]:
+    if machine.activation_offloading:
+        yield (
+            "activation_offloading",
+            {"activation_offloading": False, "gradient_checkpointing": True},
+            "not built yet, gradient_checkpointing saves more of the memory",
+        )
+    elif machine.gradient_checkpointing == "offload":
+        yield "gradient_checkpointing", {"gradient_checkpointing": True}, "offload is not built yet, activations are recomputed"
+
+
+def _reentrant(machine: Machine) -> Iterator[Change]:
+    wanted = {key: value for key, value in machine.gradient_checkpointing_kwargs.items() if (key, value) != ("use_reentrant", False)}
+    if wanted and machine.gradient_checkpointing:
+        yield "gradient_checkpointing_kwargs", {"gradient_checkpointing_kwargs": {}}, "use_reentrant is false, with the same gradients"
+
+
+def _ddp(machine: Machine) -> Iterator[Change]:
+    if machine.ddp and (machine.fsdp or machine.deepspeed):
+        yield "ddp", {"ddp": None}, f"{'fsdp' if machine.fsdp else 'deepspeed'} takes its place"
+
+
+def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
+    if not machine.fsdp:
+        return
+    given = {key.removeprefix("fsdp_"): value for key, value in machine.fsdp_config.items()}
+    if given.get("activation_checkpointing") and not machine.gradient_checkpointing:
+        yield "fsdp_config", {"gradient_checkpointing": True}, "activation_checkpointing is gradient_checkpointing here"
+    instead = OTHER_STRATEGIES.get(str(given.get("sharding_strategy")).upper())
+    if instead == "NO_SHARD":
+        yield "fsdp_config", {"fsdp": None}, "NO_SHARD shares nothing out, which is plain data parallel"
+        return
+    if instead:
+        taken = {**{key: value for key, value in given.items() if key != "sharding_strategy"}, "sharding_strategy": instead}
+        yield "fsdp_config", {"fsdp_config": taken}, f"sharding_strategy {instead}, over all processes alike"
+        machine = machine.model_copy(update={"fsdp_config": taken})
+    fsdp = fsdp_of(machine)
+    what = _quantised(params)
+    if what is None and params.training.optimizer.endswith(("8bit", "32bit", "adafactor")):
+        what = f"the state of {params.training.optimizer}"
+    if params.adapter.relora_steps is not None:
+        what = "weights that ReLoRA merges whole"
+    if what is not None:
+        yield "fsdp", {"fsdp": None}, f"cannot cut {what} over processes; each process holds all of it"
+    elif fsdp is not None and fsdp.version == 1 and params.adapter.adapter is not None:
+        config = {key: value for key, value in machine.fsdp_config.items() if key.removeprefix("fsdp_") != "version"}
+        yield "fsdp_config", {"fsdp_config": config}, "FSDP 2 is taken, as FSDP 1 is for training all weights"
+
+
+def _deepspeed(machine: Machine, params: Params) -> Iterator[Change]:
+    what = _quantised(params)
+    if what is None and params.training.optimizer not in SHARDED_OPTIMIZERS:
+        what = f"the state of {params.training.optimizer}"
+    if params.adapter.relora_steps is not None:
+        what = "weights that ReLoRA merges whole"
+    if machine.deepspeed and what is not None:
+        yield "deepspeed", {"deepspeed": None}, f"cannot share out {what}; each process holds all of it"
+
+
+def _quantised(params: Params) -> str | None:
+    kind = next((option for option in ("load_in_8bit", "load_in_4bit", "gptq") if getattr(params.model, option)), None)
+    return f"a quantised base ({kind})" if kind else None

@@ -1,0 +1,176 @@
+"""The entries of `datasets`, `test_datasets` and `pretraining_dataset` → named data sets."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from axolotl_core.errors import ParamsError, nearest
+from axolotl_core.params.datasets import Dataset
+from axolotl_core.params.document import Document, Where
+from axolotl_core.params.flat import values
+from axolotl_core.params.flat.fate import Fate
+from axolotl_core.params.flat.options import PREFERENCE, VISION
+
+PRETRAINING = "pretraining_dataset"
+TEST = "test_datasets"
+PRETRAINING_NUMBERS = {"max_steps": 0, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 2048}
+BYTES_A_TOKEN = 8
+RENAMED = {"split": "train_on_split", "text_column": "field"}
+"""Key of an entry in Axolotl → ours."""
+NOT_NEEDED = {
+    "trust_remote_code": "no code of a data set is run",
+    "preprocess_shards": "rows are written in blocks as they come",
+    "strategy": "the format says how a conversation is cut",
+    "skip_prepare_dataset": "each data set is prepared by its own stage",
+}
+LEFT_OUT = {
+    **dict.fromkeys(("field_chosen", "field_rejected", "field_prompt", "field_completion", "field_label", "step_separator"), PREFERENCE),
+    **dict.fromkeys(("max_completion_length", "train_on_last_step_only", "rewards_field"), PREFERENCE),
+    **dict.fromkeys(("field_images", "image_base_path", "image_column"), VISION),
+    **dict.fromkeys(("logprobs_field", "temperature"), "distillation from another model is not built"),
+    "shards_idx": "another shard than the first cannot be chosen; shards takes one row in N",
+    "skip": "rows at the beginning cannot be skipped",
+    "drop_system_message": "take the system message out of the rows, or give a chat template of your own that does not write it",
+    "message_field_training_detail": "training parts of a message by character offsets is not built",
+    "input_format": "a prompt of your own is a mapping under `type`",
+    "input_transform": "a format of your own reads rows as you like: my_module.load_fn",
+    "weight": "rows are taken as often as they are there",
+}
+"""Key of an entry → why it is not taken."""
+TYPES = {"chat_template.default": "chat_template", "chat_template.argilla_chat": "chat_template", "pretrain": "completion"}
+"""Spelling of `type` → ours."""
+PREFERENCE_TYPES = re.compile(
+    r"(bradley_terry|chat_template\.(default|argilla).*chosen|chatml\.(intel|prompt_pairs|ultra|argilla.*|icr)|llama3\.(intel|prompt_pairs|ultra|"
+    r"argilla.*|icr)|zephyr\.nectar|ebft|stepwise_supervised|user_defined\.default|passthrough\.default)\b.*"
+)
+
+
+def named(document: Document, option: str, out: Document, *, held_out: bool = False) -> list[Fate]:
+    """Put the entries of a list into `out` under names from their paths; returns what became of their keys."""
+    entries = document.values[option]
+    if not isinstance(entries, list):
+        out.values["datasets"] = entries
+        document.move((option,), ("datasets",), out)
+        return list(_fates_of_mapping(out, option))
+    datasets = out.values.setdefault("datasets", {})
+    out.lines.setdefault(("datasets",), document.lines.get((option,), 0))
+    if comment := document.comments.get((option,)):
+        out.comments[("datasets",)] = comment
+    fates: list[Fate] = []
+    for i, entry in enumerate(entries):
+        configurations = entry.get("name") if isinstance(entry, dict) else None
+        several = configurations if isinstance(configurations, list) else None
+        for n, configuration in enumerate(several or [None]):
+            name = _free_name(entry, configuration, datasets)
+            told = _take(document, (option, i), out, name)
+            if several:
+                datasets[name]["name"] = configuration
+            if held_out and isinstance(datasets[name], dict):
+                datasets[name]["held_out"] = True
+            fates += told if n == 0 else []
+    return fates
+
+
+def _fates_of_mapping(out: Document, option: str) -> Iterator[Fate]:
+    found = out.values["datasets"]
+    for name in list(found) if isinstance(found, dict) else ():
+        entry = found[name]
+        if isinstance(entry, dict):
+            found[name], fates = spelled_here(entry, f"{option}.{name}")
+            yield from fates
+            _rename_lines(out, ("datasets", name), entry)
+
+
+def _take(document: Document, old: Where, out: Document, name: str) -> list[Fate]:
+    entry = document.values[old[0]][old[1]]  # type: ignore[index]
+    document.move(old, ("datasets", name), out)
+    if not isinstance(entry, dict):
+        out.values["datasets"][name] = entry
+        return []
+    out.values["datasets"][name], fates = spelled_here(entry, f"{old[0]}[{old[1]}]")
+    _rename_lines(out, ("datasets", name), entry)
+    return fates
+
+
+def _rename_lines(out: Document, where: Where, entry: Mapping[str, Any]) -> None:
+    for theirs, ours in RENAMED.items():
+        if theirs in entry:
+            out.move((*where, theirs), (*where, ours), out)
+
+
+def spelled_here(entry: Mapping[str, Any], shown: str) -> tuple[dict[str, Any], list[Fate]]:
+    """An entry with our keys and values, and the fate of each that is another one. Null is unset."""
+    made: dict[str, Any] = {}
+    fates: list[Fate] = []
+    for key, value in entry.items():
+        if value is None:
+            continue
+        if key in RENAMED:
+            made[RENAMED[key]] = value
+            fates.append(Fate(f"{shown}.{key}", "renamed", RENAMED[key]))
+        elif key in NOT_NEEDED:
+            fates.append(Fate(f"{shown}.{key}", "not needed", NOT_NEEDED[key]))
+        elif key in LEFT_OUT:
+            if value not in (0, False):
+                fates.append(Fate(f"{shown}.{key}", "left out", LEFT_OUT[key], stops=True))
+        elif key == "type" and isinstance(value, str) and value in TYPES:
+            made[key] = TYPES[value]
+            fates.append(Fate(f"{shown}.type", "replaced", f"type: {TYPES[value]}"))
+        elif key == "chat_template" and (told := values.models_own(value)):
+            made[key] = values.OWN_TEMPLATE
+            fates.append(Fate(f"{shown}.{key}", "replaced", told))
+        elif key == "type" and isinstance(value, dict):
+            made[key] = {option: text for option, text in value.items() if text is not None}
+        elif key in Dataset.model_fields:
+            made[key] = value
+        else:
+            near = nearest(key, Dataset.model_fields)
+            fates.append(Fate(f"{shown}.{key}", "left out", f"no option of a data set that is known here{near}", stops=True))
+    return made, fates
+
+
+def pretraining(document: Document, out: Document) -> list[Fate]:
+    """`pretraining_dataset: repo` → streamed data sets of plain text, long enough for max_steps.
+
+    Text has fewer than BYTES_A_TOKEN bytes a token, so what is fetched suffices for one pass of max_steps steps.
+    Raises ParamsError beside `datasets`, and without max_steps.
+    """
+    given, values = document.values[PRETRAINING], document.values
+    place = document.place((PRETRAINING,))
+    if values.get("datasets"):
+        raise ParamsError(f"{place}: {PRETRAINING} and datasets are both set; remove one")
+    numbers = {option: values.get(option) or default for option, default in PRETRAINING_NUMBERS.items()}
+    entries = given if isinstance(given, list) else [given]
+    fits = all(isinstance(entry, str | dict) for entry in entries) and all(isinstance(number, int) for number in numbers.values())
+    if not fits or not numbers["max_steps"]:
+        raise ParamsError(f"{place}: {PRETRAINING} is a repository, and max_steps says how much of it is read; set max_steps to a number")
+    rows = values.get("batch_size") or numbers["micro_batch_size"] * numbers["gradient_accumulation_steps"]
+    size = BYTES_A_TOKEN * numbers["max_steps"] * rows * numbers["sequence_len"]
+    datasets: dict[str, Any] = {}
+    fates = [Fate(PRETRAINING, "renamed", "datasets")]
+    for i, entry in enumerate(entries):
+        key: Where = (PRETRAINING, i) if isinstance(given, list) else (PRETRAINING,)
+        made, told = spelled_here(entry, f"{PRETRAINING}[{i}]") if isinstance(entry, dict) else ({"path": entry}, [])
+        fates += told
+        name = "pretraining" if i == 0 else f"pretraining-{i + 1}"
+        local = bool(PurePosixPath(str(made.get("path"))).suffix)
+        datasets[name] = {"type": "completion", "max_bytes": size, "streaming": not local, **made}
+        document.move(key, ("datasets", name), out)
+    out.values["datasets"] = datasets
+    out.lines[("datasets",)] = document.lines.get((PRETRAINING,), 0)
+    if "sample_packing" not in values:
+        out.set(("packing", "sample_packing"), True)
+    return fates
+
+
+def _free_name(entry: Any, configuration: str | None, taken: Mapping[str, Any]) -> str:
+    """`data/My file.jsonl` → `My-file`; a second one → `My-file-2`."""
+    path = str(entry.get("path", "data")) if isinstance(entry, dict) else "data"
+    stem = PurePosixPath(path).name.split(".")[0] + (f"-{configuration}" if configuration else "")
+    base = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "data"
+    name, n = base, 1
+    while name in taken:
+        n += 1
+        name = f"{base}-{n}"
+    return name

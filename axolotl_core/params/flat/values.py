@@ -1,0 +1,55 @@
+"""Options whose value is spelled otherwise here: what Axolotl writes → what params.yaml takes."""
+
+from pathlib import PurePosixPath
+from typing import Any, get_args
+
+from axolotl_core.params.sharding import SHIPPED
+from axolotl_core.params.training import Optimizers
+
+SAME_OPTIMIZERS = {
+    "adamw_8bit": ("adamw_bnb_8bit", "another name of it"),
+    "adamw_hf": ("adamw_torch", "transformers has removed its own AdamW, which made the same update"),
+    "adamw_torch_xla": ("adamw_torch", "this is for TPUs"),
+    "adamw_torch_npu_fused": ("adamw_torch_fused", "this is for NPUs"),
+    "adamw_apex_fused": ("adamw_torch_fused", "torch's own fused AdamW has replaced apex's"),
+    "adamw_anyprecision": ("adamw_torch", "torchdistx is no longer maintained"),
+    "adamw_32bit": ("adamw_torch", "bitsandbytes in 32 bit makes the same update"),
+    "optimi_adamw": ("adamw_torch", "the weights that are trained are in fp32 here"),
+    "lion": ("lion_32bit", "bitsandbytes in 32 bit makes the same update"),
+    "lion_pytorch": ("lion_32bit", "bitsandbytes in 32 bit makes the same update"),
+    **dict.fromkeys(("adamw_torch_8bit", "ao_adamw_8bit"), ("adamw_bnb_8bit", "bitsandbytes keeps the state in 8 bit blocks too")),
+    **dict.fromkeys(("adamw_torch_4bit", "ao_adamw_4bit"), ("adamw_bnb_8bit", "bitsandbytes has 8 bit as its smallest state")),
+    "ao_adamw_fp8": ("adamw_bnb_8bit", "bitsandbytes keeps the state in 8 bit too"),
+}
+"""Name → (the nearest optimizer there is, why it is near)."""
+"""`adamw_torch_8bit` and `_4bit` are torchao's, whose states are quantised tensors of a class of their own."""
+
+
+OWN_TEMPLATE = "tokenizer_default"
+MODELS_OWN = frozenset(
+    {
+        *("mistral_v7_tekken", "phi_4", "granite", "granitemoe", "jamba", "exaone4", "command_a", "command_a_rag", "command_a_tool_use"),
+        *("gemma4", "gemma4_unified", "llama3_2_vision", "llava", "pixtral", "qwen2_vl", "qwen3_vl", "smollm3", "hunyuan", "minimax"),
+        *("gpt_oss", "glm4", "glm45", "kimi", "seed_oss", "apertus", "olmo3", "ernie", "lfm2", "lfm2_vl", "voxtral", "internvl"),
+    }
+)
+"""Templates of Axolotl's that do not come with axolotl: the tokenizers of their models carry them."""
+
+
+def models_own(name: Any) -> str:
+    """Why tokenizer_default is taken in the place of this template, empty where it is not."""
+    return f"{OWN_TEMPLATE} for {name}: the tokenizers of the models that talk so carry it" if name in MODELS_OWN else ""
+
+
+def optimizer(name: str) -> tuple[str, str] | None:
+    """(its name here, why it is near), None for one that is like none here."""
+    if name in get_args(Optimizers):
+        return name, ""
+    return SAME_OPTIMIZERS.get(name)
+
+
+def deepspeed(file: str) -> str:
+    """`deepspeed_configs/zero2.json`, which Axolotl's repository has, → `zero2`; a file of the user's own stays."""
+    path = PurePosixPath(file)
+    stage = path.stem.partition("_")[0]
+    return stage if "deepspeed" in path.parent.name and stage in SHIPPED else file
