@@ -3,11 +3,8 @@
 python -m tests.readme_tables      rewrites them
 """
 
-import ast
 import doctest
 import html
-import inspect
-import itertools
 import re
 import typing
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 from axolotl_core import lookup
 from axolotl_core.cli.templates import shipped
 from axolotl_core.params.datasets import UserPrompt
+from axolotl_core.params.docs import docstrings
 from axolotl_core.params.section import Built, Section
 from axolotl_core.params.whole import SECTIONS
 from axolotl_core.prompts.resolve import FORMATS
@@ -70,16 +68,6 @@ def options() -> str:
 def _rows(kind: type[Section]) -> str:
     docs = docstrings(kind)
     return "\n".join(f"| `{name}` | {_default(field)} | {docs[name]}{_built(field)} |" for name, field in kind.model_fields.items())
-
-
-def docstrings(kind: type[Section]) -> dict[str, str]:
-    """Option → the text under it."""
-    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
-    return {
-        option.target.id: " ".join(told.value.value.split())  # type: ignore[union-attr]
-        for option, told in itertools.pairwise(body)
-        if isinstance(option, ast.AnnAssign) and isinstance(told, ast.Expr)
-    }
 
 
 def _default(field: typing.Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
-def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None) -> PeftModel:
+OTHER_NAMES = {"mlp_up": "up_proj", "mlp_down": "down_proj"}
+"""Name of a module in a repository's own code (replit-code-v1) → its name in transformers."""
+
+
+def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None, tell: Callable[[str], None] = lambda _: None) -> PeftModel:
     """Freeze the model and put updates beside the target modules: fresh ones, which start as zero, or those of a folder.
+
+    tell: gets a sentence where a module has another name in transformers than in the repository's own code.
 
     Raises ModelError: a target or module name that the model lacks, a family without usual targets, an adapter that does
     not fit the base, or whose rank and targets are not those of params.yaml.
     """
     if goes_on_from is None:
-        attached = _fresh(model, adapter)
+        attached = _fresh(model, _renamed(model, adapter, tell))
     else:
         attached = apply(model, goes_on_from, trainable=True)
         _same_settings(attached.peft_config["default"], adapter)
@@ -32,6 +39,16 @@ def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None) -> Pe
         if parameter.requires_grad:  # bf16 would round most updates of lora_modules_to_save away
             parameter.data = parameter.data.float()
     return attached
+
+
+def _renamed(model: Any, adapter: Adapter, tell: Callable[[str], None]) -> Adapter:
+    asked = adapter.lora_target_modules
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    others = {name: OTHER_NAMES[name] for name in asked if name not in names and OTHER_NAMES.get(name) in names}
+    if isinstance(asked, str) or not others:
+        return adapter
+    tell(f"adapter.lora_target_modules: {', '.join(f'{old} is {new} in transformers' for old, new in others.items())}")
+    return adapter.model_copy(update={"lora_target_modules": [others.get(name, name) for name in asked]})
 
 
 def _fresh(model: Any, adapter: Adapter) -> PeftModel:

@@ -12,7 +12,7 @@ FLAGS = {
     "flash_attention": "flash_attention_2",
     "flex_attention": "flex_attention",
     "xformers_attention": "xformers",
-    "flash_optimum": "sdpa",
+    "flash_optimum": "bettertransformer",
     "sdp_attention": "sdpa",
     "eager_attention": "eager",
 }
@@ -33,7 +33,7 @@ def choose(machine: Machine, need: Need) -> tuple[str, str | None]:
     """
     asked, reasons = asked_for(machine), []
     for kind in [*asked, *PREFERRED]:
-        reason = _backend(kind).fits(need) if kind in lookup.names(KINDS) else "it is not built yet"
+        reason = _backend(kind).fits(need) if kind in lookup.names(KINDS) else "this version has no such attention"
         if reason is None:
             taken = str(_backend(kind).IMPLEMENTATION)
             break

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from axolotl_core.cli.project import PARAMS, open_project
+from axolotl_core.cli.project import open_project
+from axolotl_core.cli.words import WithOptions, config_and_overrides
 from axolotl_core.release.chat import Chat, Sampling, open_chat
 
 
-@click.command("inference")
-@click.option("--params", "-p", type=click.Path(path_type=Path), default=PARAMS, show_default=True, help="The params file.")
+@click.command("inference", cls=WithOptions)
+@click.option("--params", "-p", type=click.Path(path_type=Path), help="The params file; the same as CONFIG.")
 @click.option(
     "--model", "which", type=click.Choice(["adapter", "merged", "base"]), default="adapter", show_default=True, help="Which model answers."
 )
@@ -22,7 +23,7 @@ from axolotl_core.release.chat import Chat, Sampling, open_chat
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True, help="Nucleus, above temperature 0.")
 @click.option("--repetition-penalty", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Above 1 repeats less.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling.")
-def command(params: Path, which: str, system: str | None, raw: bool, **sampling: Any) -> None:
+def command(words: tuple[str, ...], params: Path | None, which: str, system: str | None, raw: bool, **sampling: Any) -> None:
     """Chat with the trained model.
 
     It is asked with the chat template that its training data was written by, else with the tokenizer's own. Replies
@@ -31,9 +32,10 @@ def command(params: Path, which: str, system: str | None, raw: bool, **sampling:
 
     \b
     axolotl inference
+    axolotl inference config.yml --model merged
     echo "Why is the water cloudy?" | axolotl inference --model merged
     """
-    project, whole = open_project(params)
+    project, whole = open_project(*config_and_overrides([*([str(params)] if params else []), *words]))
     places = (project.root, project.artifacts, project.stats)
     shared: dict[str, Any] = {"quantise": whole.model, "datasets": whole.datasets, "system": system, "raw": raw}
     chat = open_chat(*places, which, whole.machine, Sampling(**sampling), **shared, tell=lambda note: click.echo(note, err=True))

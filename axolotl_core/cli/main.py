@@ -14,16 +14,24 @@ from axolotl_core.errors import AxolotlError, MachineError
 COMMANDS = {
     "cache": "Show the row cache and the finished runs in .axolotl, or trim them.",
     "check": "Read params.yaml and say everything that is wrong with it.",
+    "evaluate": "Measure the model before and after training.",
+    "export": "The merged model with its tokenizer and a card.",
+    "fetch": "Bring rows, tokenizer and base model here.",
     "import": "Turn a flat Axolotl YAML into a params.yaml.",
     "inference": "Chat with the trained model.",
     "init": "Start a project of your own.",
+    "merge": "One model out of base and adapter.",
+    "merge-lora": "The same as merge.",
+    "preprocess": "Prepare the data, and nothing that needs a GPU.",
     "report": "Show what training changed: losses and replies.",
     "run": "Make a params file the active one and bring everything up to date.",
     "stage": "Bring one stage up to date, and all it reads, without DVC.",
+    "train": "Train, on data that is prepared if it is not yet.",
     "upgrade": "Rewrite dvc.yaml for the installed version.",
     "view": "Look at what will be trained on.",
 }
-"""Name → first line of its help (a test holds them equal); its module is cli/<name>_.py."""
+"""Name → first line of its help (a test holds them equal); its module is cli/<name>_.py, or cli/named.py for a stage."""
+NAMED = ("evaluate", "export", "fetch", "merge", "merge-lora", "preprocess", "train")
 
 
 class Commands(click.Group):
@@ -35,6 +43,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in NAMED:
+            named: click.Command = importlib.import_module("axolotl_core.cli.named").command_of(cmd_name)
+            return named
         command: click.Command = importlib.import_module(f"axolotl_core.cli.{cmd_name}_").command
         return command
 
@@ -78,6 +89,6 @@ def main() -> None:
     axolotl init my-project          a project with a params.yaml that runs
     axolotl check                    is params.yaml right?
     dvc repro                        run what is out of date
-    axolotl stage pack               the same without DVC, up to one stage
+    axolotl train config.yml         the same without DVC, up to one stage, of any Axolotl YAML
     axolotl inference                chat with the result
     """

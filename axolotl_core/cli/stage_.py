@@ -1,6 +1,7 @@
 """axolotl stage"""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -31,6 +32,20 @@ def command(
     axolotl stage train --set lora_r=16       try another rank
     axolotl stage tokenize@faq --only         just that
     """
+    bring(name, params, overrides, only=only, force=force, branch_from=branch_from, revision=revision)
+
+
+def bring(
+    name: str,
+    params: Path,
+    overrides: Sequence[str],
+    *,
+    only: bool = False,
+    force: bool = False,
+    branch_from: Path | None = None,
+    revision: int | None = None,
+) -> None:
+    """Bring a stage up to date. Raises AxolotlError."""
     project, whole = open_project(params, overrides)
     for step in chosen(name, whole.datasets):
         if revision is not None and revision != step.stage.revision:

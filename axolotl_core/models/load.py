@@ -14,7 +14,7 @@ from axolotl_core.errors import MachineError, ModelError
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.packing import How, self_test, small_model, splits
 from axolotl_core.models.packs import packs_of
-from axolotl_core.models.quantize import keep_quantised, settings_of
+from axolotl_core.models.quantize import keep_quantised, settings_of, untrue
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 
@@ -94,7 +94,8 @@ def load_model(
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
     how = How(packs.how or "positions")
-    return Loaded(model, replace(how, split=splits(model, how)), attention, (note,) if note else ())
+    notes = [note for note in (note, untrue(quantise, config)) if note]
+    return Loaded(model, replace(how, split=splits(model, how)), attention, tuple(notes))
 
 
 def embedding_rows(tokens: int, model: Model) -> int:

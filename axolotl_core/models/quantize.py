@@ -33,7 +33,7 @@ def settings_of(model: Model | None, config: Any, compute: torch.dtype) -> dict[
     if stored is not None and kind != "gptq":
         method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
         raise ModelError(f"{name}: its weights are quantised ({method}); set gptq: true for GPTQ, or take the whole model")
-    if model is None or kind is None:
+    if model is None or kind is None or (kind == "gptq" and stored is None):
         return {}
     for package in PACKAGES[kind]:
         if importlib.util.find_spec(package) is None:
@@ -43,8 +43,6 @@ def settings_of(model: Model | None, config: Any, compute: torch.dtype) -> dict[
         return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4)}
     if kind == "8bit":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    if stored is None:
-        raise ModelError(f"{model.base_model}: model.gptq is true, but its weights are not quantised with GPTQ; remove it")
     described = stored if isinstance(stored, dict) else stored.to_dict()
     if model.gptq_groupsize not in (None, described.get("group_size")):
         raise ModelError(f"model.gptq_groupsize is {model.gptq_groupsize}, but the checkpoint has {described.get('group_size')}; remove it")
@@ -52,6 +50,13 @@ def settings_of(model: Model | None, config: Any, compute: torch.dtype) -> dict[
     if model.gptq_model_v1 not in (None, version_1):
         raise ModelError(f"model.gptq_model_v1 is {model.gptq_model_v1}, but the checkpoint's format is {described['checkpoint_format']}")
     return {"quantization_config": GPTQConfig(bits=described["bits"], backend="auto_trainable")}
+
+
+def untrue(model: Model | None, config: Any) -> str | None:
+    """A sentence where `gptq` is said of weights that are not quantised."""
+    if model is None or not model.gptq or getattr(config, "quantization_config", None) is not None:
+        return None
+    return f"model.gptq: the weights of {model.base_model} are not quantised, they are taken as they are"
 
 
 def keep_quantised(model: Any) -> None:

@@ -62,9 +62,14 @@ class Document:
 
     def move(self, old: Where, new: Where, onto: "Document") -> None:
         """Take lines, comments and spellings of the path `old`, and of all below it, to the path `new` of another document."""
-        for mine, theirs in ((self.lines, onto.lines), (self.comments, onto.comments), (self.spelled, onto.spelled)):
+        kept: list[tuple[dict[Where, Any], dict[Where, Any]]] = [
+            (self.lines, onto.lines),
+            (self.comments, onto.comments),
+            (self.spelled, onto.spelled),
+        ]
+        for mine, theirs in kept:
             for where in [where for where in mine if where[: len(old)] == old]:
-                theirs[(*new, *where[len(old) :])] = mine[where]  # type: ignore[index]
+                theirs[(*new, *where[len(old) :])] = mine[where]
 
 
 def read(path: Path) -> Document:
@@ -143,7 +148,8 @@ def _comments(text: Sequence[str], tree: CommentedMap, document: Document) -> di
     found: dict[Where, Comment] = {}
     taken: set[int] = set()
     for where, line in document.lines.items():
-        above, at = [], line - 1
+        above: list[str] = []
+        at = line - 1
         while line not in taken and at >= 1 and (at in bare or (line == first and not text[at - 1].strip())):
             above.insert(0, text[at - 1].strip().removeprefix("#").removeprefix(" "))
             at -= 1

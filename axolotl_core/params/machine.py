@@ -44,7 +44,7 @@ class Machine(Section):
     xformers_attention: bool = False
     """xformers' memory-efficient attention, a preference."""
     flash_optimum: bool = False
-    """BetterTransformer of old, which was sdpa."""
+    """BetterTransformer of old, which was sdpa, a preference."""
     flash_attn_cross_entropy: bool = False
     """Flash attention's cross-entropy, a preference."""
     flash_attn_rms_norm: bool = False

@@ -26,7 +26,8 @@ class Tracking(Section):
     resume_from_checkpoint: str | None = None
     """Go on from this checkpoint of the same run, `.axolotl/runs/…/step-100`; that of another run is refused."""
     wandb_mode: Literal["online", "offline", "disabled"] | None = None
-    """Weights & Biases; unset: as WANDB_MODE says, else online, if there is a project. Offline runs lie in wandb/, for `wandb sync`."""
+    """Weights & Biases; unset: as WANDB_MODE says, else online if there is a project and this machine is logged in, offline if it is
+    not. Offline runs lie in wandb/, for `wandb sync`."""
     wandb_project: str | None = None
     """Its project; unset: WANDB_PROJECT."""
     wandb_entity: str | None = None

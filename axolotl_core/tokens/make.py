@@ -44,8 +44,8 @@ def make_tokenizer(
 ) -> tuple[int, list[str]]:
     """Write the tokenizer to `out`. kind: its class in transformers.
 
-    Returns the size of its vocabulary, and those of the user's tokens that it had not and that the model reads or writes: all but
-    one for padding.
+    Returns the size of its vocabulary, and those of the user's tokens that it had not and that the model has to tell apart or to
+    write: all but one for padding, and one that every text begins with.
 
     legacy: whether a sentencepiece tokenizer puts a blank in front of each piece of text, also behind a special token.
 
@@ -56,7 +56,8 @@ def make_tokenizer(
     had = tokenizer.get_vocab()
     if special_tokens:
         tokenizer.add_special_tokens({name: AddedToken(text, normalized=False) for name, text in special_tokens.items()})
-    new = {text for text in (*(text for name, text in special_tokens.items() if name != "pad_token"), *tokens) if text not in had}
+    written = [text for name, text in special_tokens.items() if name not in ("pad_token", "bos_token")]
+    new = {text for text in (*written, *tokens) if text not in had}
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in tokens])
     if tokens:
         (out / ADDED).write_text(json.dumps(sorted(tokens), ensure_ascii=False) + "\n", encoding="utf-8")

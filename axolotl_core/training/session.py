@@ -119,7 +119,7 @@ def train_model(
         restarts = Restarts(ready.model, base, adapter.relora_steps, on_cpu=adapter.relora_cpu_offload) if adapter.relora_steps else None
         objective = Objective(ready.model, ready.how, parallel.autocast, training.neftune_noise_alpha)
         parallel.prepare(objective, make_optimizer(ready.model.named_parameters(), training, adapter))
-        listeners = listeners_of(asked.tracking, identity, root, ready.model) if parallel.main else ()
+        listeners = listeners_of(asked.tracking, identity, root, ready.model, parallel.say) if parallel.main else ()
         for listener in listeners:
             stack.callback(listener.close)
         loop = Loop(

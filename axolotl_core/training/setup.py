@@ -87,16 +87,16 @@ def set_up(
     if packed:
         self_test(loaded.model, loaded.how)
     seed_everything(training.seed)
-    trainable = loaded.model if whole else lora.attach(loaded.model, adapter, goes_on_from)
+    notes = [*loaded.notes]
+    trainable = loaded.model if whole else lora.attach(loaded.model, adapter, goes_on_from, notes.append)
     if training.unfrozen_parameters:
         unfreeze(trainable, training.unfrozen_parameters)
     if machine.gradient_checkpointing:
         trainable.gradient_checkpointing_enable({"use_reentrant": False})
         trainable.enable_input_require_grads()
-    notes = loaded.notes
     if machine.torch_compile:
         notes += compile_layers(loaded, machine)
-    return Ready(trainable, loaded.how, loaded.attention, precision, device, notes)
+    return Ready(trainable, loaded.how, loaded.attention, precision, device, tuple(notes))
 
 
 def unfreeze(model: Any, patterns: Sequence[str]) -> None:

@@ -1,9 +1,12 @@
 """Weights & Biases: the rows of the log, the held-out predictions, and the model where it is asked for."""
 
+import contextlib
+import netrc
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from axolotl_core.errors import MachineError
 from axolotl_core.params.tracking import Tracking
@@ -12,22 +15,39 @@ TITLE = "Eval - Predictions vs Ground Truth"
 """Name of the table of predictions, as Axolotl's."""
 
 
+def logged_in() -> bool:
+    """Whether this machine has a key of W&B's, as `wandb login` leaves one; nobody is asked whether it is right."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    return False
+
+
 class WeightsAndBiases:
     """One run of the client. A resumed training goes on in the run of the same id, which is the train key unless set."""
 
-    def __init__(self, tracking: Tracking, key: str, config: dict[str, Any], root: Path, model: Any) -> None:
-        """Raises MachineError when the package is missing or the service cannot be had."""
+    def __init__(
+        self, tracking: Tracking, key: str, config: dict[str, Any], root: Path, model: Any, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """say: gets a sentence for the user. Raises MachineError when the package is missing or the service cannot be had."""
         try:
             import wandb
             from wandb.errors import Error
         except ImportError as error:
             raise MachineError(f"tracking: wandb is missing ({error}); pip install 'axolotl[wandb]', or set wandb_mode: disabled") from None
         self.wandb, self.log_model, self.key = wandb, tracking.wandb_log_model, key
+        mode = tracking.wandb_mode or os.environ.get("WANDB_MODE")  # the client reads its environment once a process
+        if mode is None and not logged_in():
+            mode = "offline"
+            say("tracking: this machine is not logged in to W&B (`wandb login`): the run is kept in wandb/, `wandb sync` uploads it")
         try:
             self.run = wandb.init(
                 project=tracking.wandb_project or os.environ.get("WANDB_PROJECT"),
                 entity=tracking.wandb_entity or os.environ.get("WANDB_ENTITY"),
-                mode=tracking.wandb_mode or os.environ.get("WANDB_MODE"),  # the client reads its environment once a process
+                mode=mode,
+                name=tracking.wandb_name,
                 id=tracking.wandb_run_id or key,
                 resume="allow",
                 dir=str(root),

@@ -1,0 +1,8 @@
+"""`python -m axolotl_core.cli.evaluate`, as Axolotl was started."""
+
+import sys
+
+from axolotl_core.cli.old import answer
+
+if __name__ == "__main__":
+    sys.exit(answer("evaluate"))
