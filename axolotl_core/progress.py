@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from axolotl_core import world
@@ -11,10 +11,12 @@ AFTER_S, LINE_EVERY_S = 5.0, 10.0
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], total: int | None, what: str, unit: str = "batches", *, sizes: bool = False) -> Iterator[Item]:
-    """The items, with progress on standard error by rank 0. total: how many, None if not known.
+def progress(
+    items: Iterable[Item], total: int | None, what: str, unit: str = "batches", size: Callable[[Item], int] = lambda _: 1
+) -> Iterator[Item]:
+    """The items, with progress on standard error by rank 0.
 
-    sizes: the items are numbers, and what is counted is their sum.
+    size: what an item counts for; total: the sum of that, None if not known.
     """
     if world.rank() != 0:
         yield from items
@@ -27,7 +29,7 @@ def progress(items: Iterable[Item], total: int | None, what: str, unit: str = "b
     with tqdm(total=total, desc=f"  {what}", unit=f" {unit}", delay=AFTER_S, leave=False, disable=not terminal, dynamic_ncols=True) as bar:
         for item in items:
             yield item
-            step = int(item) if sizes else 1  # type: ignore[call-overload]
+            step = size(item)
             done += step
             bar.update(step)
             now = time.monotonic()

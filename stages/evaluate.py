@@ -10,6 +10,7 @@ from axolotl_core.evaluation.measure import measure
 from axolotl_core.evaluation.replies import prompts, reply, stops_of
 from axolotl_core.models.load import Loaded, embedding_rows, load_model
 from axolotl_core.models.pin import weights_folder
+from axolotl_core.progress import progress
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import open_rows
 from axolotl_core.training.loss import losses
@@ -17,7 +18,10 @@ from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:
-    """evaluation/report.json and metrics/evaluate.json from adapter/, base/, packed/, tokens/ and tokenizer/."""
+    """evaluation/report.json and metrics/evaluate.json from adapter/, base/, packed/, tokens/ and tokenizer/.
+
+    The numbers of the validation rows are those of metrics/held_out.json where train has taken them.
+    """
     evaluation, machine = job.params.evaluation, job.params.machine
     facts = manifest.read(job.input("packed"))
     tokenizer = read_tokenizer(job.input("tokenizer"))
@@ -27,23 +31,34 @@ def run(job: Job) -> Result:
     packed = facts["eval"]["samples"] > facts["eval"]["rows"]
     settings: dict[str, Any] = {"vocabulary": embedding_rows(tokenizer.size, job.params.model), "packed": packed}
 
-    def look(loaded: Loaded) -> dict[str, Any]:
+    measured = json.loads(job.input("metrics/held_out.json").read_text(encoding="utf-8"))
+
+    def numbers(loaded: Loaded, when: str) -> dict[str, Any]:
+        """Of the validation rows: those that train has taken of the same weights, else measured here."""
+        if measured[when] is not None:
+            return dict(measured[when])
         size = evaluation.eval_batch_size or machine.micro_batch_size
         each = partial(losses, loaded.model.eval(), how=loaded.how)
         batches = (batch.place(loaded.model.device) for batch in held_out.batches(range(len(held_out)), size))
-        numbers = measure(each, batches, facts["datasets"])
+        found = measure(each, progress(batches, -(-len(held_out) // size), f"validation {when}"), facts["datasets"])
+        assert found is not None, "nobody stops it"
+        return found
+
+    def look(loaded: Loaded, when: str) -> dict[str, Any]:
+        loaded.model.eval()
         ends: dict[str, Any] = {"stops": stops_of(loaded.model, tokenizer, asked), "pad_id": tokenizer.pad_id}
-        told = [reply(loaded.model, p.ids, max_new_tokens=evaluation.eval_table_max_new_tokens, **ends) for p in asked]
-        return {"numbers": numbers, "replies": [tokenizer.text(ids) for ids in told]}
+        most = evaluation.eval_table_max_new_tokens
+        told = [reply(loaded.model, p.ids, max_new_tokens=most, **ends) for p in progress(asked, len(asked), f"replies {when}", "replies")]
+        return {"numbers": numbers(loaded, when), "replies": [tokenizer.text(ids) for ids in told]}
 
     if manifest.read(job.input("adapter"))["kind"] == "full":  # one after the other: two whole models may not fit the device
-        before = look(load_model(base, machine, quantise=job.params.model, **settings))
-        after = look(load_trained(job.input("adapter"), base, machine, quantise=job.params.model, **settings))
+        before = look(load_model(base, machine, quantise=job.params.model, **settings), "before")
+        after = look(load_trained(job.input("adapter"), base, machine, quantise=job.params.model, **settings), "after")
     else:
         tuned = load_trained(job.input("adapter"), base, machine, quantise=job.params.model, **settings)
-        after = look(tuned)
+        after = look(tuned, "after")
         with tuned.model.disable_adapter():
-            before = look(tuned)
+            before = look(tuned, "before")
     replies = [
         {
             "dataset": facts["datasets"][p.dataset],

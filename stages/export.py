@@ -5,6 +5,7 @@ import shutil
 
 from axolotl_core.artifacts.link import link
 from axolotl_core.artifacts.manifest import FILE
+from axolotl_core.progress import progress
 from axolotl_core.release.card import write_card
 from axolotl_core.release.prompting import prompting_of, write_special_tokens
 from axolotl_core.tokens.tokenizer import read_tokenizer
@@ -13,11 +14,10 @@ from stages.job import Job, Result
 
 def run(job: Job) -> Result:
     """export/ from merged/, tokenizer/, metrics/train.json and the adapter's provenance."""
-    for name in ("merged", "tokenizer"):
-        for file in sorted(job.input(name).iterdir()):
-            if file.name != FILE:
-                same = link if file.suffix == ".safetensors" else shutil.copyfile  # small files are changed below
-                same(file, job.out / file.name)
+    files = [file for name in ("merged", "tokenizer") for file in sorted(job.input(name).iterdir()) if file.name != FILE]
+    for file in progress(files, len(files), "export", "files"):
+        same = link if file.suffix == ".safetensors" else shutil.copyfile  # small files are changed below
+        same(file, job.out / file.name)
     tokenizer = read_tokenizer(job.input("tokenizer"))
     prompting = prompting_of(job.params.datasets, tokenizer, job.project.root)
     if prompting.own and prompting.source:

@@ -85,19 +85,19 @@ STAGES = (
     Stage(
         "train",
         "stages.train:run",
-        2,
+        3,
         ("model", "adapter", "training"),
         ("packed", "tokens", "tokenizer", "base"),
         "adapter",
-        also=("metrics/train.json", "plots/train.csv", "plots/eval.csv"),
+        also=("metrics/summary.json", "metrics/train.json", "metrics/held_out.json", "plots/train.csv", "plots/eval.csv"),
         outside="adapter",
     ),
     Stage(
         "evaluate",
         "stages.evaluate:run",
-        2,
+        3,
         ("model", "evaluation"),
-        ("adapter", "packed", "tokens", "tokenizer", "base"),
+        ("adapter", "packed", "tokens", "tokenizer", "base", "metrics/held_out.json"),
         "evaluation",
         also=("metrics/evaluate.json",),
     ),
@@ -129,7 +129,6 @@ def dvc_yaml(datasets: Iterable[str], files: Mapping[str, Iterable[str]] = Mappi
     """
     names = sorted(datasets)
     lines = ["# Generated from the stage table by `axolotl upgrade`; edit params.yaml, not this file.", "stages:"]
-    metrics = []
     for stage in STAGES:
         key = "${key}" if stage.each else ""
         name = f"{stage.name}@{key}" if stage.each else stage.name
@@ -149,11 +148,10 @@ def dvc_yaml(datasets: Iterable[str], files: Mapping[str, Iterable[str]] = Mappi
         outs = [output, f"keys/{output}.json", *([] if stage.each else beside)]
         lines += [f"{pad}outs:", *(f"{pad}  - {ARTIFACTS}/{path}" for path in outs)]
         if stage.each and beside:  # such files have no names outside the stage
-            lines += [f"{pad}metrics:", *(f"{pad}  - {ARTIFACTS}/{path}" for path in beside if path.startswith("metrics/"))]
+            lines += [f"{pad}  - {ARTIFACTS}/{path}" for path in beside if not path.startswith("plots/")]
             plots = [path for path in beside if path.startswith("plots/")]
             lines += [f"{pad}plots:", *(f"{pad}  - {ARTIFACTS}/{path}:\n{pad}      x: tokens\n{pad}      y: rows" for path in plots)]
-        metrics += [f"{ARTIFACTS}/{path}" for path in outs if path.startswith("metrics/")]
-    lines += ["metrics:", *(f"  - {path}" for path in metrics), "plots:"]
+    lines += ["metrics:", f"  - {ARTIFACTS}/{METRICS}", "plots:"]
     for title, sources in PLOTS.items():
         lines += [f"  - {title}:", "      x: step", f"      y_label: {title}", "      y:"]
         lines += [f"        {ARTIFACTS}/{file}: {column}" for file, column in sources.items()]
@@ -171,11 +169,14 @@ def _expanded(inputs: Sequence[str], datasets: Sequence[str]) -> list[str]:
     return [path for name in inputs for path in ([f"tokens/{data}" for data in datasets] if name == "tokens" else [name])]
 
 
+METRICS = "metrics/summary.json"
+"""What `dvc metrics show` and `dvc exp show` compare; the other files of metrics/ are for reading."""
 PLOTS = {
     "loss": {"plots/train.csv": "loss", "plots/eval.csv": "eval_loss"},
     "learning_rate": {"plots/train.csv": "learning_rate"},
     "grad_norm": {"plots/train.csv": "grad_norm"},
     "tokens_per_s": {"plots/train.csv": "tokens_per_s"},
+    "memory_gib": {"plots/train.csv": "memory_gib"},
 }
 """Plot → {file: column}. Two files for the losses: DVC would draw an empty cell as 0."""
 
@@ -206,9 +207,14 @@ def upstream(targets: Sequence[Step], datasets: Iterable[str]) -> list[Step]:
     wanted = set(targets)
     for step in reversed(every):
         if step in wanted:
-            reads = [step.path(template) for template in step.stage.inputs]
-            wanted |= {maker for maker in every if maker is not step and any(_makes(maker, read) for read in reads)}
+            wanted |= set(makers(step, datasets))
     return [step for step in every if step in wanted]
+
+
+def makers(step: Step, datasets: Iterable[str]) -> list[Step]:
+    """The steps whose artifacts a step reads."""
+    reads = [step.path(template) for template in step.stage.inputs]
+    return [maker for maker in steps(datasets) if maker != step and any(_makes(maker, read) for read in reads)]
 
 
 def _makes(step: Step, path: str) -> bool:

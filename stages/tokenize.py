@@ -18,10 +18,11 @@ def run(job: Job) -> Result:
     raw, data, prompt = job.input("raw"), job.params.dataset, job.params.prompt
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(job)
-    encoder = Encoder(raw, manifest.read(raw)["sources"], job.input("tokenizer"), data, prompt.train_on_inputs, job.project.root)
+    facts = manifest.read(raw)
+    encoder = Encoder(raw, facts["sources"], job.input("tokenizer"), data, prompt.train_on_inputs, job.project.root)
     processes = job.params.machine.dataset_processes or 1
     cache = row_cache(job)
-    written = write_tokens(job.out, encoder, processes, cache, strict=prompt.mask_check == "error")
+    written = write_tokens(job.out, encoder, processes, cache, strict=prompt.mask_check == "error", rows_of_all=facts["rows"])
     report = written.report.facts(written.markup)
     masks, lengths = job.also.values()
     masks.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

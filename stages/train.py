@@ -14,13 +14,13 @@ from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import Data, open_rows
 from axolotl_core.training.checkpoint import finish
 from axolotl_core.training.session import Asked, train_model
-from axolotl_core.training.summary import said
+from axolotl_core.training.summary import compared, said
 from axolotl_core.training.track import EVAL_COLUMNS, TRAIN_COLUMNS, write_csv
 from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:
-    """adapter/, metrics/train.json, plots/train.csv and plots/eval.csv from packed/, tokens/, tokenizer/ and base/."""
+    """adapter/, the small files of metrics/, plots/train.csv and plots/eval.csv from packed/, tokens/, tokenizer/ and base/."""
     facts, tokenizer = manifest.read(job.input("packed")), read_tokenizer(job.input("tokenizer"))
     rows, held_out = (open_rows(job.input("packed"), part, job.input("tokens"), facts, tokenizer.pad_id) for part in ("train", "eval"))
     packed = any(part["samples"] > part["rows"] for part in (facts["train"], facts["eval"]))
@@ -43,7 +43,12 @@ def run(job: Job) -> Result:
     if job.also:
         write_csv(job.also["plots/train.csv"], trained.log, TRAIN_COLUMNS)
         write_csv(job.also["plots/eval.csv"], trained.log, EVAL_COLUMNS)
-        job.also["metrics/train.json"].write_text(json.dumps(trained.metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        for name, found in (
+            ("summary", compared(trained.metrics, trained.held_out, counts)),
+            ("train", dict(sorted(trained.metrics.items()))),
+            ("held_out", trained.held_out),
+        ):
+            job.also[f"metrics/{name}.json"].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     facts = {"kind": trained.kind, "trained_parameters": trained.metrics["trained_parameters"]}
     return Result(facts, said(trained.metrics), lambda: finish(run))
 

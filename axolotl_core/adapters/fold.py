@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from axolotl_core.adapters import lora
 from axolotl_core.errors import ModelError
 from axolotl_core.models.weights import Weights, rewrite
+from axolotl_core.progress import progress
 
 PREFIX = "base_model.model."
 
@@ -95,7 +96,8 @@ def merge_in_memory(model: PeftModel) -> Any:
 
     As shard by shard: one weight at a time in fp32, rounded once to its own dtype. Raises ModelError for values that are not finite.
     """
-    for name, layer in lora.layers(model).items():
+    layers = lora.layers(model)
+    for name, layer in progress(layers.items(), len(layers), "merging", "weights"):
         weight = layer.get_param() if isinstance(layer, ParamWrapper) else layer.get_base_layer().weight
         dtype, weight.data = weight.dtype, weight.data.float()
         try:

@@ -8,14 +8,18 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from axolotl_core.artifacts.scratch import write_atomically
+from axolotl_core.progress import progress
 
 CHUNK_BYTES = 1 << 22
+SLOW_BYTES = 1 << 30
+"""From this size on it is worth saying how far reading is."""
 
 
 def canonical(value: Any) -> bytes:
@@ -32,7 +36,9 @@ def digest_file(path: Path) -> str:
     """xxh3-128 of a file's bytes, read in 4 MiB pieces."""
     state = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        chunks = iter(partial(file.read, CHUNK_BYTES), b"")
+        size = os.fstat(file.fileno()).st_size
+        for chunk in chunks if size < SLOW_BYTES else progress(chunks, size >> 20, f"reading {path.name}", "MiB", lambda c: len(c) >> 20):
             state.update(chunk)
     return state.hexdigest()
 

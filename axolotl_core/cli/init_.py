@@ -8,14 +8,21 @@ from pathlib import Path
 import click
 
 from axolotl_core.cli.project import graph_of
-from axolotl_core.cli.templates import DEFAULT, shipped, starter_data, template
+from axolotl_core.cli.templates import DEFAULT, page, shipped, starter_data, template
 from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.params.load import load
 from stages.graph import ARTIFACTS, DATA
 
-IGNORED_BY_GIT = f"/{ARTIFACTS}\n/.axolotl/\n/wandb\n/tensorboard\n"
-IGNORED_BY_DVC = "__pycache__/\n.axolotl/\nwandb/\ntensorboard/\n"
-DVC_SETTINGS = (("core.analytics", "false"), ("core.check_update", "false"), ("cache.type", "reflink,copy"))
+IGNORED_BY_GIT = f"/{ARTIFACTS}\n/.axolotl/\n/wandb\n/tensorboard\n/dvc_plots/\n"
+IGNORED_BY_DVC = "__pycache__/\n.axolotl/\nwandb/\ntensorboard/\ndvc_plots/\n"
+PAGE = "plots/page.html"
+"""Below .dvc: the page of `dvc plots show`, with all it needs to be drawn without a network."""
+DVC_SETTINGS = (
+    ("core.analytics", "false"),
+    ("core.check_update", "false"),
+    ("cache.type", "reflink,copy"),
+    ("plots.html_template", PAGE),
+)
 
 
 @click.command("init")
@@ -45,19 +52,34 @@ def command(folder: Path, pipeline: str, remote: str | None) -> None:
         if not (folder / DATA / file.name).exists():
             shutil.copyfile(file, folder / DATA / file.name)
     (folder / DATA / ".gitkeep").touch()  # dvc.yaml depends on the folder, and git knows no empty one
-    if not _inside_git(folder):
+    own = not _inside_git(folder)
+    if own:
         _call(["git", "init", "--quiet"], folder)
     if not (folder / ".dvc").is_dir():
         top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True, check=True)
         below = Path(top.stdout.strip()).resolve() != folder.resolve()
         _call([sys.executable, "-m", "dvc", "init", "--quiet", *(["--subdir"] if below else [])], folder)
+        if not own:  # DVC stages what it makes; what goes into somebody's repository is for them to say
+            _call(["git", "rm", "-r", "--cached", "--quiet", "--ignore-unmatch", "--", ".dvc", ".dvcignore"], folder)
+    (folder / ".dvc" / PAGE).parent.mkdir(exist_ok=True)
+    shutil.copyfile(page(), folder / ".dvc" / PAGE)
     for name, value in DVC_SETTINGS:
         _call([sys.executable, "-m", "dvc", "config", "--quiet", name, value], folder)
     if remote:
         _call([sys.executable, "-m", "dvc", "remote", "add", "--quiet", "--default", "store", remote], folder)
         _call([sys.executable, "-m", "dvc", "remote", "modify", "--quiet", "store", "verify", "true"], folder)
+    if own:
+        _first_commit(folder)
     click.echo(f"{folder} is ready, from the pipeline {pipeline} ({', '.join(shipped())} are there)")
     click.echo(f"  cd {folder} && dvc repro")
+
+
+def _first_commit(folder: Path) -> None:
+    """So that DVC's commands that compare with the last commit work; git may not know who commits."""
+    _call(["git", "add", "--all"], folder)
+    done = subprocess.run(["git", "commit", "--quiet", "-m", "axolotl init"], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        click.echo("  the first commit is yours: git does not know who you are (git config user.name, user.email), then `git commit`")
 
 
 def _append(file: Path, text: str) -> None:

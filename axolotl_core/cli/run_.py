@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ from axolotl_core.cli import report_
 from axolotl_core.cli.project import PARAMS, graph_of, open_project
 from axolotl_core.cli.templates import shipped, written
 from axolotl_core.errors import ParamsError
-from axolotl_core.params.load import override, sections_of
+from axolotl_core.params.document import read, text_of
+from axolotl_core.params.edit import edited, with_sections
+from axolotl_core.params.flat.translate import is_flat
+from axolotl_core.params.load import place_of_override, sections_of
 from stages.graph import sections_wanted
 
 
@@ -44,7 +48,11 @@ def command(source: str | None, overrides: tuple[str, ...]) -> None:
     activate(file, target, overrides)
     write_atomically(Path("dvc.yaml"), graph.encode())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc calls `axolotl`
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the stage that runs, whose status ends dvc
+    try:
+        done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     if done.returncode:
         sys.exit(done.returncode)
     report_.show(Path.cwd())
@@ -65,27 +73,39 @@ def _without_deps(graph: str) -> Any:
 
 
 def activate(file: Path, target: Path, overrides: tuple[str, ...]) -> None:
-    """Put the file's content, with the overrides, into params.yaml; an edited params.yaml is kept under another name."""
-    document, _ = sections_of(file)
-    if not overrides and all(section in document.values for section in sections_wanted()):
-        new = file.read_text(encoding="utf-8-sig")  # as it is, with its comments
-        return _write(target, new)
-    override(document, overrides)
-    return _write(target, written(document))
+    """Put the file's content, with the overrides, into params.yaml.
 
-
-def _write(target: Path, new: str) -> None:
-    old = target.read_text(encoding="utf-8") if target.is_file() else None
+    What is written keeps comments, order and spelling. A params.yaml that another file takes the place of is kept under another name.
+    """
+    document = read(file)
+    if is_flat(document.values) or isinstance(document.values.get("datasets"), list):
+        new = written(sections_of(file)[0])
+    else:
+        new = with_sections(text_of(file), sections_wanted())
+    for text in overrides:
+        new = edited(new, place_of_override(text), text.partition("=")[2])
+    old = text_of(target) if target.is_file() else None
     if old == new:
         return
-    known = {path.read_text(encoding="utf-8") for path in (*shipped().values(), *Path("pipelines").glob("*.yaml"))}
-    if old is not None and old not in known:
-        n = 1
-        while (kept := target.with_name(f"params.kept-{n}.yaml")).exists():
-            n += 1
-        shutil.copyfile(target, kept)
-        click.echo(f"kept your {target} as {kept}")
+    if old is not None and not _same_file(file, target):
+        _keep(target, old)
     write_atomically(target, new.encode())
+
+
+def _same_file(file: Path, target: Path) -> bool:
+    return target.is_file() and file.is_file() and file.samefile(target)
+
+
+def _keep(target: Path, old: str) -> None:
+    """Unless it is a pipeline that is there anyway."""
+    known = {path.read_text(encoding="utf-8") for path in (*shipped().values(), *Path("pipelines").glob("*.yaml"))}
+    if old in known:
+        return
+    n = 1
+    while (kept := target.with_name(f"params.kept-{n}.yaml")).exists():
+        n += 1
+    shutil.copyfile(target, kept)
+    click.echo(f"kept your {target} as {kept}")
 
 
 def _file(source: str) -> Path:

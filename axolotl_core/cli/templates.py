@@ -29,6 +29,11 @@ def template(name: str) -> Path:
     return found[name]
 
 
+def page() -> Path:
+    """The page that `dvc plots show` fills, with vega in it: DVC's own loads that from a CDN."""
+    return template(DEFAULT).parent / "plots" / "page.html"
+
+
 def starter_data() -> Path:
     """The small data set of the default pipeline: beside the pipelines in an installed package, data/ in a checkout."""
     folder = template(DEFAULT).parent

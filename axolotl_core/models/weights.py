@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import deepspeed
 
 from axolotl_core.errors import ModelError
+from axolotl_core.progress import progress
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -161,7 +162,8 @@ def rewrite(base: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> N
     dtype = dtype_of(base)
     for file in weight_files(base):
         with safe_open(file, "pt") as opened:
-            shard = {name: _changed(change, name, opened.get_tensor(name), dtype) for name in opened.keys()}  # noqa: SIM118
+            names = progress(opened.keys(), len(opened.keys()), f"merging {file.name}", "weights")
+            shard = {name: _changed(change, name, opened.get_tensor(name), dtype) for name in names}
             save_file(shard, out / file.name, metadata=opened.metadata() or {"format": "pt"})
         (out / file.name).chmod(0o644)
     for name in BESIDE:

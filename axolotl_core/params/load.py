@@ -60,15 +60,20 @@ def _them(count: int) -> str:
 def override(document: Document, overrides: Sequence[str]) -> None:
     """Apply `section.option=value` or `option=value` in place."""
     for text in overrides:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ParamsError(f"--set {text}: got no '=', wanted option=value")
-        where: Where = tuple(name.strip().split("."))
-        if len(where) == 1 and where[0] in section_of():
-            where = (section_of()[str(where[0])], where[0])
-        if where[0] not in SECTIONS or len(where) == 1:
-            raise ParamsError(f"--set {text}: no option is called '{name}'{nearest(name, section_of())}")
-        document.set(where, scalar(value))
+        document.set(place_of_override(text), scalar(text.partition("=")[2]))
+
+
+def place_of_override(text: str) -> Where:
+    """`learning_rate=1e-4` → ("training", "learning_rate"). Raises ParamsError where there is no such option, or no value."""
+    name, equals, _ = text.partition("=")
+    if not equals:
+        raise ParamsError(f"--set {text}: got no '=', wanted option=value")
+    where: Where = tuple(name.strip().split("."))
+    if len(where) == 1 and where[0] in section_of():
+        where = (section_of()[str(where[0])], where[0])
+    if where[0] not in SECTIONS or len(where) == 1:
+        raise ParamsError(f"--set {text}: no option is called '{name}'{nearest(name, section_of())}")
+    return where
 
 
 def validate(document: Document) -> Params:

@@ -26,6 +26,7 @@ import pyarrow as pa
 from axolotl_core.artifacts.table import TableWriter, batches
 from axolotl_core.errors import DataError, MachineError
 from axolotl_core.params.datasets import Dataset
+from axolotl_core.progress import progress
 from axolotl_core.prompts.resolve import format_of
 from axolotl_core.sources.raw import MOST_PROBLEMS, REJECTED, RawBlock, first_of, read_raw
 from axolotl_core.tokens.encode import RowEncoder
@@ -127,8 +128,10 @@ class Written:
     notes: Sequence[str] = ()
 
 
-def write_tokens(out: Path, encoder: Encoder, processes: int, cache: RowCache, *, strict: bool = True) -> Written:
-    """Encode every row of raw/ into `out`.
+def write_tokens(
+    out: Path, encoder: Encoder, processes: int, cache: RowCache, *, strict: bool = True, rows_of_all: int | None = None
+) -> Written:
+    """Encode every row of raw/ into `out`. rows_of_all: how many there are, for the progress.
 
     A row that cannot be read stops it (DataError with the first ten by file and row) unless the data set says
     `on_bad_row: skip`. Such rows and those without a trained token are dropped, counted, and written to rejected.jsonl.
@@ -145,7 +148,8 @@ def write_tokens(out: Path, encoder: Encoder, processes: int, cache: RowCache, *
         stack.callback(cache.close)  # what was encoded is kept, whatever comes
         stack.enter_context(no_garbage_collection())
         table, rejects = stack.enter_context(TableWriter(out, SCHEMA)), stack.enter_context(rejected.open("wb"))
-        for rows, made, new in encoder.blocks(worker, processes, cache):
+        blocks = encoder.blocks(worker, processes, cache)
+        for rows, made, new in progress(blocks, rows_of_all, f"tokenising {encoder.raw.name}", "rows", lambda block: len(block[1])):
             encoded += new
             for i, reason in enumerate(made.reasons):
                 if reason is None:

@@ -36,6 +36,7 @@ from axolotl_core.training.schedule import make_schedule
 from axolotl_core.training.setup import set_up
 from axolotl_core.training.stop import wants_validation
 from axolotl_core.training.summary import arithmetic, metrics, rounded
+from axolotl_core.training.track import HELD_OUT
 
 ROUNDING_ROWS = 8
 """Rows that the loss before and after rounding is taken on."""
@@ -56,11 +57,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it. kind: of the artifact, `lora` or `full`; metrics: for metrics/train.json."""
+    """What came of it. kind: of the artifact, `lora` or `full`; metrics: for metrics/train.json.
+
+    held_out: what `measure` found before and after, None where nobody measured the artifact as it is.
+    """
 
     log: list[dict[str, Any]]
     kind: str
     metrics: dict[str, Any]
+    held_out: dict[str, dict[str, Any] | None]
 
 
 def train_model(
@@ -158,7 +163,9 @@ def train_model(
         }
         if written.rounding:
             found["rounding"] = asdict(written.rounding)
-        return Trained(outcome.log, written.kind, found)
+        taken = {row["step"]: row.get(HELD_OUT) for row in outcome.log if "eval_loss" in row}
+        seen_here = {"before": taken.get(0) if branch is None else None, "after": None if written.rounding else taken.get(outcome.step)}
+        return Trained(outcome.log, written.kind, found, seen_here)
 
 
 def _start(

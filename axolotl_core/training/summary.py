@@ -55,6 +55,23 @@ def metrics(log: list[dict[str, Any]], step: int) -> dict[str, Any]:
     }
 
 
+def compared(found: dict[str, Any], held_out: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    """metrics/summary.json: the few numbers by which runs are compared. found: metrics/train.json; counts: tokens of the rows."""
+    after = held_out.get("after") or {}
+    return {
+        "eval_loss_before": _short(found["eval_loss_before"]),
+        "eval_loss": _short(found["eval_loss_after"]),
+        "eval_accuracy": _short(after.get("accuracy")),
+        "tokens_per_s": found["tokens_per_s"],
+        "rows": found["rows"],
+        "target_share": _short(counts["trained_tokens"] / counts["tokens"]),
+    }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
 def rounded(rounding: Rounding | None) -> list[str]:
     """What rounding the weights to the base's dtype did to the loss, as lines for the user."""
     if rounding is None:

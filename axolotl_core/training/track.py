@@ -19,6 +19,8 @@ from axolotl_core.training.step import Numbers
 TRAIN_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "step_s", "memory_gib")
 EVAL_COLUMNS = ("step", "eval_loss", "eval_perplexity", "eval_accuracy")
 LINE_EVERY_S = 10.0
+HELD_OUT = "held_out"
+"""Key of a row of the log with all that an evaluation measured, by data set too; for evaluate, in no table."""
 
 
 class Listener(Protocol):
@@ -36,7 +38,7 @@ class Listener(Protocol):
 
 
 class Tracker:
-    """Collects a row of the log every `logging_steps` and shows loss, learning rate, tokens/s and time left.
+    """Collects a row of the log for the first step and every `logging_steps`, and shows loss, learning rate, tokens/s and time left.
 
     quiet: a process that only trains along.
     """
@@ -63,7 +65,7 @@ class Tracker:
         seconds, self.last_step = max(1e-9, now - self.last_step), now
         speed = numbers.tokens / seconds
         self.speeds.append(speed)
-        if step % self.logging_steps == 0 or step == self.total:
+        if step % self.logging_steps == 0 or step in (1, self.total):
             row = {"step": step, "epoch": round(epoch, 4), "loss": numbers.loss, "learning_rate": learning_rate}
             row |= {"grad_norm": numbers.grad_norm, "tokens_per_s": round(speed, 1), "step_s": round(seconds, 4)}
             self._add(row | {"memory_gib": round(peak_memory() / 2**30, 3)})
@@ -77,7 +79,8 @@ class Tracker:
 
     def evaluated(self, step: int, found: dict[str, Any]) -> None:
         """The held-out numbers after `step`, as `measure` gives them; 0 is before training."""
-        self._add({"step": step, **{f"eval_{name}": found[name] for name in ("loss", "perplexity", "accuracy")}})
+        row = {"step": step, **{f"eval_{name}": found[name] for name in ("loss", "perplexity", "accuracy")}}
+        self._add(row | {HELD_OUT: found})
         self.say(f"step {step}/{self.total}  held-out loss {found['loss']:.4f}")
         self.pause()
 
@@ -101,7 +104,7 @@ class Tracker:
     def _add(self, row: dict[str, Any]) -> None:
         self.log.append(row)
         for listener in self.listeners:
-            listener.log(row)
+            listener.log({name: value for name, value in row.items() if name != HELD_OUT})
 
 
 def peak_memory() -> int:
@@ -117,8 +120,8 @@ def write_csv(path: Path, log: list[dict[str, Any]], columns: Sequence[str]) -> 
     What else such a row has gets a column behind these; what it lacks is an empty cell.
     """
     rows = [row for row in log if row.keys() & set(columns) - {"step"}]
-    others = sorted({name for row in rows for name in row} - set(columns))
+    others = sorted({name for row in rows for name in row} - {*columns, HELD_OUT})
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, (*columns, *others), lineterminator="\n")
+        writer = csv.DictWriter(file, (*columns, *others), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -112,29 +112,69 @@ optimizer: adamw_hf
 
 def test_import_writes_sections_and_tells_what_became_of_each_option(project: Path):
     (project / "old.yml").write_text(OLD)
-    told = call("import", "old.yml", "--out", "new.yaml")
-    assert "  is_llama_derived_model       gone     the family is read from the model's own config\n" in told
-    assert "  lora_r                       kept     adapter.lora_r\n" in told
-    assert "  adapter                      kept     adapter.adapter\n" in told
-    assert "  output_dir                   gone     results lie in artifacts/adapter" in told
+    told = call("import", "old.yml", "--out", "new.yaml", "--num-gpus", "1")
+    for line in (
+        "is_llama_derived_model           not needed  the family is read from the model's own config",
+        "datasets                         kept        datasets",
+        "lora_r                           kept        adapter.lora_r",
+        "adapter                          kept        adapter.adapter",
+        "output_dir                       not needed  results lie in artifacts/adapter, artifacts/merged and artifacts/export",
+        "load_4bit                        not needed  it is empty, so it has its default",
+        "optimizer                        replaced    training.optimizer: adamw_torch for adamw_hf: transformers has removed its own",
+    ):
+        assert f"  {line}" in told
     assert told.endswith("wrote new.yaml\n")
     assert list(read(project / "new.yaml").values) == list(SECTIONS)
     assert load(project / "new.yaml") == load(project / "old.yml")
 
 
-def test_import_keeps_what_is_there_and_refuses_what_it_does_not_know(project: Path):
+def test_import_writes_what_it_understands_and_lists_what_it_leaves_out(project: Path):
     (project / "old.yml").write_text(OLD)
     assert "params.yaml: is there already; --force replaces it, --out writes elsewhere" in call("import", "old.yml", status=2)
-    (project / "old.yml").write_text(OLD + "lora_alfa: 3\n")
-    assert "old.yml:11: 'lora_alfa' is no option of Axolotl; did you mean 'lora_alpha'?" in call("import", "old.yml", "--force", status=2)
+    (project / "old.yml").write_text(OLD + "lora_alfa: 3\nrl: dpo\ncontext_parallel_size: 2\nsomething_else: 1\n")
+    told = call("import", "old.yml", "--force")
+    assert "left out:\n  old.yml:11: lora_alfa: no option that is known here; did you mean 'lora_alpha'?\n" in told
+    assert "  old.yml:12: rl: a preference or reinforcement method" in told
+    assert "  old.yml:13: context_parallel_size: several processes train data parallel" in told
+    assert "  old.yml:14: something_else: no option that is known here\n" in told
+    assert load(project / "params.yaml").adapter.lora_r == 8
     assert "params.yaml: is sectioned already" in call("import", "params.yaml", status=2)
 
 
-def test_import_tells_what_does_not_run_yet(project: Path):
-    (project / "old.yml").write_text(OLD + "flash_attention: true\n")
-    told = call("import", "old.yml", "--out", "new.yaml")
-    assert "before it runs:\nnew.yaml:" in told
-    assert "flash_attention is not acted on by this version; got true, works now: false" in told
+def test_a_flat_file_that_asks_for_another_result_is_not_run_as_it_is(project: Path):
+    (project / "old.yml").write_text(OLD + "rl: dpo\nmlflow_run_name: x\n")
+    told = call("stage", "pack", "--params", "old.yml", status=2)
+    assert "old.yml:11: 'rl' is left out: a preference or reinforcement method" in told
+    assert "`axolotl import old.yml` writes a params.yaml without it" in told
+    assert "mlflow" not in told
+
+
+def test_import_keeps_comments_and_the_spelling_of_numbers(project: Path):
+    old = OLD.replace("adapter: lora\n", "# small and quick\nadapter: lora  # as ever\nlearning_rate: 2e-4 # tried 1e-4\n")
+    (project / "old.yml").write_text("# my best run\n\n" + old)
+    call("import", "old.yml", "--force")
+    text = (project / "params.yaml").read_text()
+    assert "  # small and quick\n  adapter: lora  # as ever\n" in text
+    assert "  learning_rate: 2e-4  # tried 1e-4\n" in text
+    assert "  # my best run\n  base_model: ./model\n" in text
+
+
+@pytest.mark.parametrize(
+    ("batch", "gpus", "wanted"),
+    [
+        ("micro_batch_size: 2\ngradient_accumulation_steps: 4\n", "3", 24),
+        ("micro_batch_size: 2\n", "4", 8),
+        ("batch_size: 8\nmicro_batch_size: 2\n", "2", 16),
+        ("gradient_accumulation_steps: 4\nmicro_batch_size: 2\n", "1", 8),
+        ("", "8", 8),
+    ],
+)
+def test_import_multiplies_the_batch_by_the_gpus_it_was_run_on(project: Path, batch: str, gpus: str, wanted: int):
+    (project / "old.yml").write_text(OLD + batch)
+    told = call("import", "old.yml", "--force", "--num-gpus", gpus)
+    assert load(project / "params.yaml").training.batch_size == wanted
+    assert f"batch_size {wanted} = " in told
+    assert f"× {gpus} GPU" in told
 
 
 def test_upgrade_tells_which_stages_run_again(project: Path):
@@ -180,8 +220,11 @@ def test_run_keeps_an_edited_params_file(project: Path, monkeypatch: pytest.Monk
     run_.activate(project / "other.yaml", project / "params.yaml", ())
     assert (project / "params.kept-1.yaml").read_text() == mine
     assert load(project / "params.yaml").adapter.lora_r == 2
-    run_.activate(project / "params.yaml", project / "params.yaml", ("adapter.lora_r=7",))
-    assert load(project / "params.yaml").adapter.lora_r == 7
+    before = (project / "params.yaml").read_text()
+    run_.activate(project / "params.yaml", project / "params.yaml", ("adapter.lora_r=7", "learning_rate=3e-4"))
+    changed = before.replace("lora_r: 2", "lora_r: 7").replace("learning_rate: 1e-2", "learning_rate: 3e-4")
+    assert (project / "params.yaml").read_text() == changed
+    assert not (project / "params.kept-2.yaml").exists()
 
 
 def test_run_goes_through_dvc_and_ends_with_the_table(project: Path, axolotl):

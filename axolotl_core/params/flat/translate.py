@@ -83,6 +83,8 @@ def translate(document: Document, processes: int | None = None) -> Translation:
             translator.tell(option, "not needed", "it is empty, so it has its default")
         else:
             translator.take(option, value)
+    if processes is not None and processes > 1 and not any(document.values.get(option) for option in PER_PROCESS):
+        _set_rows(translator, processes)
     order = {option: i for i, option in enumerate(document.values)}
     return Translation(translator.out, sorted(translator.fates, key=lambda fate: order[re.split(r"[.:\[]", fate.option)[0]]))
 

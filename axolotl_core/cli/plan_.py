@@ -1,0 +1,33 @@
+"""axolotl plan"""
+
+from pathlib import Path
+
+import click
+
+from axolotl_core.cli.project import open_project, params_options
+from stages.graph import makers
+from stages.plan import plan
+
+
+@click.command("plan")
+@params_options
+def command(params: Path, overrides: tuple[str, ...]) -> None:
+    """Show every stage, what it reads, and whether it would run and why.
+
+    \b
+    axolotl plan
+    axolotl plan --set lora_r=16
+    """
+    project, whole = open_project(params, overrides)
+    found = list(plan(project, whole))
+    width = max(len(step.name) for step, _ in found)
+    for step, reason in found:
+        reads = [maker.name for maker in makers(step, whole.datasets)]
+        each = [name for name in reads if "@" in name]
+        shown = [f"{each[0].partition('@')[0]}@…", *(name for name in reads if "@" not in name)] if len(each) > 1 else reads
+        click.echo(f"{step.name:<{width}}  {'runs' if reason else '-':<4}  {reason or 'up to date'}")
+        if reads:
+            click.echo(f"{'':<{width}}        reads {', '.join(shown)}")
+    count = sum(reason is not None for _, reason in found)
+    click.echo(f"{count} of {len(found)} stages would run" if count else "everything is up to date")
+    project.stats.save()

@@ -1,0 +1,59 @@
+"""What a run would do, and why, without doing it."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from axolotl_core.errors import ArtifactError, DataError, ModelError
+from axolotl_core.params.whole import Params
+from stages.graph import Step, makers, steps
+from stages.job import Project
+from stages.run import inputs, key_of, sections, up_to_date
+
+
+def plan(project: Project, params: Params) -> Iterator[tuple[Step, str | None]]:
+    """Every step in an order in which they can run, with the reason why it would run; None where it is up to date."""
+    running: set[Step] = set()
+    for step in steps(params.datasets):
+        reason = _reason(project, params, step, running)
+        if reason is not None:
+            running.add(step)
+        yield step, reason
+
+
+def _reason(project: Project, params: Params, step: Step, running: set[Step]) -> str | None:
+    before = [maker.name for maker in makers(step, params.datasets) if maker in running]
+    if before:
+        return f"{', '.join(before[:3])}{', …' if before[3:] else ''} run{'s' if len(before) == 1 else ''}"
+    try:
+        if up_to_date(project, step, key_of(project, params, step)):
+            return None
+        record = json.loads((project.artifacts / step.key_file).read_text(encoding="utf-8"))
+        found = _differences(project, params, step, record)
+    except FileNotFoundError:
+        return "it has not run yet"
+    except (ArtifactError, DataError, ModelError) as error:
+        return str(error)
+    except (ValueError, KeyError):
+        return "its record is damaged"
+    return "; ".join(found) or "its artifact is missing or damaged"
+
+
+def _differences(project: Project, params: Params, step: Step, record: dict[str, Any]) -> list[str]:
+    """What is not as it was when the step ran, as sentences."""
+    now, was = inputs(project, params, step), record["inputs"]
+    found = [] if record["revision"] == step.stage.revision else [f"revision {record['revision']} → {step.stage.revision}"]
+    found += [f"{name} changed" for name in sorted({*now, *was}) if now.get(name) != was.get(name)]
+    old, new = (dict(_leaves(values)) for values in (record["params"], sections(params, step)))
+    return [
+        *found,
+        *(f"{name} {old.get(name, 'unset')} → {new.get(name, 'unset')}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)),
+    ]
+
+
+def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, values
