@@ -118,7 +118,7 @@ def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: 
     for path in files.paths:
         below = os.path.relpath(path, place.local)
         shown = data.path if place.kind == "file" else below if reader(data) else f"{data.path}/{below}"
-        for line, row in read_file(path, shown, kind, tell):
+        for line, row in read_file(path, shown, kind, tell, data.text_split):
             yield SourceRow(shown, line, row.value, row.told) if isinstance(row, Bad) else SourceRow(shown, line, row)
 
 

@@ -21,6 +21,16 @@ def plan(project: Project, params: Params) -> Iterator[tuple[Step, str | None]]:
         yield step, reason
 
 
+def changed(project: Project, params: Params) -> list[str]:
+    """What of params.yaml is not as it was when the adapter in artifacts/ was trained."""
+    train = next(step for step in steps(params.datasets) if step.stage.name == "train")
+    try:
+        record = json.loads((project.artifacts / train.key_file).read_text(encoding="utf-8"))
+        return _of_params(record["params"], sections(params, train))
+    except (OSError, ValueError, KeyError):
+        return []
+
+
 def _reason(project: Project, params: Params, step: Step, running: set[Step]) -> str | None:
     before = [maker.name for maker in makers(step, params.datasets) if maker in running]
     if before:
@@ -44,11 +54,13 @@ def _differences(project: Project, params: Params, step: Step, record: dict[str,
     now, was = inputs(project, params, step), record["inputs"]
     found = [] if record["revision"] == step.stage.revision else [f"revision {record['revision']} → {step.stage.revision}"]
     found += [f"{name} changed" for name in sorted({*now, *was}) if now.get(name) != was.get(name)]
-    old, new = (dict(_leaves(values)) for values in (record["params"], sections(params, step)))
-    return [
-        *found,
-        *(f"{name} {old.get(name, 'unset')} → {new.get(name, 'unset')}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)),
-    ]
+    return [*found, *_of_params(record["params"], sections(params, step))]
+
+
+def _of_params(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old, new = dict(_leaves(was)), dict(_leaves(now))
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return [f"{name} {old.get(name, 'unset')} → {new.get(name, 'unset')}" for name in names]
 
 
 def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:

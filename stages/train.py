@@ -10,12 +10,14 @@ import sys
 from axolotl_core import quiet  # noqa: F401
 from axolotl_core.artifacts import manifest
 from axolotl_core.models.pin import weights_folder
+from axolotl_core.sources.place import name_to_open
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import Data, open_rows
 from axolotl_core.training.checkpoint import finish
 from axolotl_core.training.session import Asked, train_model
 from axolotl_core.training.summary import compared, said
 from axolotl_core.training.track import EVAL_COLUMNS, TRAIN_COLUMNS, write_csv
+from stages.graph import ARTIFACTS
 from stages.job import Job, Result
 
 
@@ -33,7 +35,8 @@ def run(job: Job) -> Result:
         run,
         job.out,
         Asked(
-            **{section: getattr(job.params, section) for section in ("model", "adapter", "training", "machine", "tracking", "evaluation")}
+            **{section: getattr(job.params, section) for section in ("model", "adapter", "training", "machine", "tracking", "evaluation")},
+            base_name=name_to_open(job.params.model.base_model, f"{ARTIFACTS}/base"),
         ),
         identity=job.identity,
         root=job.project.root,

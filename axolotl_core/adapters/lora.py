@@ -52,7 +52,7 @@ def _renamed(model: Any, adapter: Adapter, tell: Callable[[str], None]) -> Adapt
 
 
 def _fresh(model: Any, adapter: Adapter) -> PeftModel:
-    _check_names(model, adapter)
+    check_names(model, adapter)
     targets: Any = adapter.lora_target_modules
     if not isinstance(targets, str):
         targets = list(targets)
@@ -98,9 +98,10 @@ def _same_settings(config: Any, adapter: Adapter) -> None:
             )
 
 
-def _check_names(model: Any, adapter: Adapter) -> None:
+def check_names(model: Any, adapter: Adapter) -> None:
+    """Raises ModelError for a module that params.yaml names and the model has not, or shares."""
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    listed = _listed(model, adapter)
+    listed = [OTHER_NAMES[name] if name not in names and OTHER_NAMES.get(name) in names else name for name in _listed(model, adapter)]
     for option, wanted in (("lora_target_modules", listed), ("lora_modules_to_save", adapter.lora_modules_to_save)):
         for name in wanted:
             if name.rpartition(".")[2] not in names:

@@ -7,15 +7,18 @@ from types import SimpleNamespace
 import click
 
 from axolotl_core.cli.project import graph_of, open_project, params_options
-from axolotl_core.errors import AxolotlError, ParamsError
+from axolotl_core.errors import AxolotlError, MachineError, ModelError, ParamsError
 from axolotl_core.models.packs import packs_of
 from axolotl_core.params.document import read
+from axolotl_core.params.fallbacks import settle
 from axolotl_core.params.flat.translate import is_flat
+from axolotl_core.params.load import sections_of
 from axolotl_core.params.sharding import deepspeed_of
 from axolotl_core.params.whole import Params
 from axolotl_core.sources.files import files_of, fits, place_of
 from axolotl_core.sources.outside import adapter
 from axolotl_core.sources.place import resolve
+from stages import checks
 from stages.graph import sections_wanted
 from stages.job import Project
 
@@ -25,12 +28,27 @@ from stages.job import Project
 def command(params: Path, overrides: tuple[str, ...]) -> None:
     """Read params.yaml and say everything that is wrong with it.
 
-    Options and their values, impossible pairs, formats, whether files are there, and whether dvc.yaml fits.
+    Options and their values, impossible pairs, formats and the first rows of each data set, whether files are there, modules and
+    positions of a base model that is here, disk space, and whether dvc.yaml fits. It says what will be taken in the place of a
+    preference that this machine does not meet.
     """
     project, whole = open_project(params, overrides)
     problems = [*places(project, whole, params), *packing(project, whole, params), *dvc(project, whole, params)]
+    notes: list[str] = []
+    if not problems:  # what follows opens the files
+        document, _ = sections_of(params)
+        found = [*checks.rows(project, whole), *checks.validation(project, whole), *checks.model(project, whole)]
+        problems = [f"{document.place(tuple(option.split('.')))}: {option}: {told}" for option, told in found]
+        problems += [f"{params}: {told}" for told in checks.disk(project, whole)]
+    try:
+        settled, notes = settle(whole)
+        notes += [*checks.attention(project, settled), *checks.login(whole)]
+    except (ParamsError, MachineError, ModelError) as error:
+        problems.append(f"{params}: {error}")
     if problems:
         raise ParamsError("\n".join(problems))
+    for note in notes:
+        click.echo(f"  {note}")
     names = ", ".join(f"{name} ({data.type if isinstance(data.type, str) else 'own prompt'})" for name, data in whole.datasets.items())
     click.echo(f"{params} is right: {whole.model.base_model}, {whole.adapter.adapter or 'all weights'}, {names}")
 
@@ -78,6 +96,8 @@ def dvc(project: Project, params: Params, file: Path) -> list[str]:
     if graph.read_text(encoding="utf-8") != graph_of(params, project.root):
         problems.append("dvc.yaml: was not written by this version of axolotl for these params; run `axolotl upgrade`")
     values = read(file).values
+    if isinstance(values.get("datasets"), list) and not is_flat(values):
+        problems.append(f"{file}: datasets is a list, and DVC needs names; `axolotl run {file}` writes them")
     if is_flat(values):
         problems.append(
             f"{file}: is a flat Axolotl YAML, and DVC needs sections; `axolotl import {file} --out params.yaml --force` writes them"

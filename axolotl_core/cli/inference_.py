@@ -9,6 +9,7 @@ import click
 from axolotl_core.cli.project import open_project
 from axolotl_core.cli.words import WithOptions, config_and_overrides
 from axolotl_core.release.chat import Chat, Sampling, open_chat
+from stages.plan import changed
 
 
 @click.command("inference", cls=WithOptions)
@@ -27,8 +28,8 @@ def command(words: tuple[str, ...], params: Path | None, which: str, system: str
     """Chat with the trained model.
 
     It is asked with the chat template that its training data was written by, else with the tokenizer's own. Replies
-    stream as they are made. A prompt on standard input is answered and that is all; in a terminal it is a chat that ends
-    with an empty line.
+    stream as they are made. A prompt on standard input is answered and that is all, with --raw to the byte; in a terminal it is a
+    chat, whose prompts may have several lines.
 
     \b
     axolotl inference
@@ -39,20 +40,53 @@ def command(words: tuple[str, ...], params: Path | None, which: str, system: str
     places = (project.root, project.artifacts, project.stats)
     shared: dict[str, Any] = {"quantise": whole.model, "datasets": whole.datasets, "system": system, "raw": raw}
     chat = open_chat(*places, which, whole.machine, Sampling(**sampling), **shared, tell=lambda note: click.echo(note, err=True))
+    for note in changed(project, whole):
+        click.echo(f"{params or 'params.yaml'} has changed since training, and the model is as it was trained: {note}", err=True)
     if not sys.stdin.isatty():
-        prompt = sys.stdin.read().strip("\n")
+        prompt = sys.stdin.buffer.read().decode("utf-8") if raw else sys.stdin.read().strip("\n")
         if prompt.strip():
             _stream(chat, prompt)
         return
-    click.echo(f"{which} of {whole.model.base_model}; an empty line ends the chat", err=True)
+    click.echo(f"{which} of {whole.model.base_model}; a blank line or Ctrl-D sends, {COMMANDS}", err=True)
+    while (prompt := _typed()) is not None:
+        if not _obeyed(chat, prompt):
+            _stream(chat, prompt)
+
+
+COMMANDS = "/reset forgets what was said, /system TEXT sets the system message, /exit ends"
+
+
+def _typed() -> str | None:
+    """What is typed up to a blank line or Ctrl-D, as it is; a command is one line. None at the end of the chat."""
+    lines: list[str] = []
     while True:
         try:
-            prompt = input("> ")
+            line = input("> " if not lines else "… ")
         except EOFError:
-            return
-        if not prompt.strip():
-            return
-        _stream(chat, prompt)
+            click.echo(err=True)
+            return "\n".join(lines) if lines else None
+        if not lines and line.strip() == "/exit":
+            return None
+        if not lines and line.startswith("/"):
+            return line
+        if not line.strip() and lines:
+            return "\n".join(lines)
+        if line.strip():
+            lines.append(line)
+
+
+def _obeyed(chat: Chat, prompt: str) -> bool:
+    """Whether it was a command, which is carried out."""
+    name, _, text = prompt.partition(" ")
+    if name == "/reset":
+        chat.reset()
+    elif name == "/system":
+        chat.reset(text.strip())
+    elif name.startswith("/") and "\n" not in prompt:
+        click.echo(f"no command is called {name}: {COMMANDS}", err=True)
+    else:
+        return False
+    return True
 
 
 def _stream(chat: Chat, prompt: str) -> None:

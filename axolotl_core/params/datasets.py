@@ -42,6 +42,8 @@ class Dataset(Section):
     """Which files of a folder or hub repository, by name or as globs."""
     ds_type: Literal["json", "jsonl", "csv", "tsv", "parquet", "arrow", "text"] | None = None
     """Reader to use where the file's suffix does not say it."""
+    text_split: Literal["line", "paragraph", "file"] | None = None
+    """What a sample of a text file is: a line, a paragraph (unset: between lines that are empty), or the whole file."""
     shards: Annotated[int, Field(ge=1)] | None = None
     """Take one row in N, shuffled from a fixed seed: a quick run on 1/N of the data."""
     train_on_split: str | None = None
@@ -120,7 +122,7 @@ class Dataset(Section):
 SOURCE = frozenset(
     {
         *("path", "name", "data_files", "ds_type", "shards", "train_on_split", "revision", "streaming", "max_rows", "max_bytes"),
-        *("held_out", "on_bad_row"),
+        *("held_out", "on_bad_row", "text_split"),
     }
 )
 """Options that say which rows there are, and nothing of what is made of one."""

@@ -23,7 +23,7 @@ def edited(text: str, where: Where, value: str) -> str:
       seed: 3
     """
     wanted = parsed(text, "params.yaml").values if text.strip() else {}
-    node = wanted
+    node: dict[Any, Any] = wanted
     for key in where[:-1]:
         if not isinstance(node.get(key), dict):
             node[key] = {}
@@ -56,7 +56,7 @@ def _typed(value: str) -> str:
 
 
 def _edited(text: str, where: Where, value: str) -> str:
-    root = YAML(pure=True).compose(text)
+    root: Any = YAML(pure=True).compose(text)
     if not isinstance(root, MappingNode):
         return _nested(where, value, 0)
     node: Node = root

@@ -76,6 +76,7 @@ def _other(columns: Iterable[str]) -> str:
     have = set(columns)
     wanted = {name: lookup.find(FORMATS, name, "format").COLUMNS for name in lookup.names(FORMATS)}
     fit = [f"'{name}'" for name, names in wanted.items() if names and have.issuperset(names)]
+    fit += ["'chat_template'"] if have & {"messages", "conversations"} else []
     if fit:
         return f"; the format {' or '.join(fit)} would read it"
     return "; a prompt of your own can be written as a mapping under `type:`"

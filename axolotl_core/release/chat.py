@@ -58,10 +58,14 @@ class Chat:
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.sampling.seed)
-        if self.system:
-            self.messages.append({"role": "system", "content": self.system})
+        self.reset()
         if not self.raw and self.template is None:
             raise ModelError("the tokenizer has no chat template; use --raw and write the prompt as the training data has it")
+
+    def reset(self, system: str | None = None) -> None:
+        """Forget what was said; system: another system message, an empty one for none."""
+        self.system = self.system if system is None else system
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
     def say(self, prompt: str) -> Iterator[str]:
         """The reply in pieces."""

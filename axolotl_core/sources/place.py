@@ -66,6 +66,17 @@ def resolve(text: str, root: Path) -> Place:
     raise DataError(f"{text}: no such file or folder (looked for {path})")
 
 
+def name_to_open(text: str, converted: str) -> str:
+    """What transformers and peft open a base model by: its name, or the folder where a file of another format was converted to."""
+    return (
+        converted
+        if text.startswith(PACKAGE) or Path(text).suffix.lower() == ".gguf"
+        else str(Path(text).expanduser())
+        if text.startswith("~")
+        else text
+    )
+
+
 def kind_of(path: Path) -> str | None:
     """The reader for a file, by its suffix, compressed or not: `faq.jsonl.gz` → jsonl. None for one that is not known."""
     inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path

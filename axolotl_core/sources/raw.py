@@ -63,7 +63,7 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
     Raises DataError where there is no row, one that is not JSON, or (the first ten of) those with a problem.
     """
     files: dict[str, int] = {}
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     rejected = written = 0
     rejects = folder / REJECTED
     with TableWriter(folder, SCHEMA) as table, rejects.open("wb") as out:
@@ -76,7 +76,7 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
                     rejected += 1
                     out.write(rejected_line(row.problem, row.file, row.line, row.values))
                 else:
-                    problems.append(f"{row.file}:{row.line}: {row.problem}")
+                    problems.append((f"{row.file}:{row.line}", str(row.problem)))
             if len(problems) >= MOST_PROBLEMS:
                 break
             if not good:
@@ -106,10 +106,15 @@ def rejected_line(reason: str, file: str, line: int, row: Any) -> bytes:
     return dumps({"reason": reason, "file": file, "line": line, "row": row}) + b"\n"
 
 
-def first_of(problems: list[str]) -> str:
-    """At most ten problems, a line each."""
+def first_of(problems: list[tuple[str, str]]) -> str:
+    """At most ten problems, (place, reason) each: a line for each reason, at its first place."""
+    shown = problems[:MOST_PROBLEMS]
+    lines = []
+    for reason in dict.fromkeys(reason for _, reason in shown):
+        places = [place for place, other in shown if other == reason]
+        lines.append(f"{places[0]}: {reason}" + (f" (the same: {', '.join(places[1:])})" if places[1:] else ""))
     more = "\n(the first ten are shown; `on_bad_row: skip` leaves malformed rows out)" if len(problems) >= MOST_PROBLEMS else ""
-    return "\n".join(problems[:MOST_PROBLEMS]) + more
+    return "\n".join(lines) + more
 
 
 def read_raw(batch: pa.RecordBatch, sources: list[str]) -> RawBlock:

@@ -155,15 +155,29 @@ def read_tsv(path: Path, shown: str) -> Numbered:
     return read_csv(path, shown, "\t")
 
 
-def read_text(path: Path, shown: str) -> Numbered:
-    """Each line that is not empty is a row {"text": line}."""
+def read_text(path: Path, shown: str, split: str | None = None, tell: Tell = silent) -> Numbered:
+    """Rows {"text": …} of a text file, with the line each begins in. split: `line`, `paragraph` (unset) or `file`."""
+    if split is None:
+        tell("a sample of a text file is a paragraph, between lines that are empty (text_split: line | paragraph | file)")
+    first, held = 1, list[str]()
     with opened(path, shown) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:  # type: ignore[type-var]
         try:
             for line, text in enumerate(lines, 1):
-                if text.strip():
-                    yield line, {"text": text.rstrip("\r\n")}
+                if split == "line" or (split != "file" and not text.strip()):
+                    held += [text] if split == "line" else []
+                    yield from _told(first, held)
+                    first, held = line + 1, []
+                    continue
+                first = first if held else line
+                held.append(text)
+            yield from _told(first, held)
         except UnicodeDecodeError as error:
             raise DataError(f"{shown}: not UTF-8 text: {error}") from None
+
+
+def _told(first: int, lines: list[str]) -> Numbered:
+    if any(line.strip() for line in lines):
+        yield first, {"text": "".join(lines).rstrip("\r\n")}
 
 
 def read_parquet(path: Path, shown: str) -> Numbered:
@@ -202,8 +216,8 @@ READERS: dict[str, Callable[..., Numbered]] = {
 BINARY = ("parquet", "arrow")
 
 
-def read_file(path: Path, shown: str, ds_type: str | None = None, tell: Tell = silent) -> Numbered:
-    """Rows of a file, by `ds_type` or by its suffix; errors call it `shown`.
+def read_file(path: Path, shown: str, ds_type: str | None = None, tell: Tell = silent, text_split: str | None = None) -> Numbered:
+    """Rows of a file, by `ds_type` or by its suffix; errors call it `shown`. text_split: what a sample of a text file is.
 
     Raises DataError: unknown suffix, an archive, malformed content.
     """
@@ -216,6 +230,8 @@ def read_file(path: Path, shown: str, ds_type: str | None = None, tell: Tell = s
         raise DataError(f"{shown}: cannot tell the kind of file from '{suffix}'{nearest(suffix, SUFFIXES)}; {remedy}")
     if kind in BINARY and suffix in COMPRESSED:
         raise DataError(f"{shown}: {kind} files are compressed inside; decompress this one first")
+    if kind == "text":
+        return read_text(path, shown, text_split, tell)
     return read_json(path, shown, tell) if kind in ("json", "jsonl") else READERS[kind](path, shown)
 
 

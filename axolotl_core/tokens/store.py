@@ -137,7 +137,7 @@ def write_tokens(
     `on_bad_row: skip`. Such rows and those without a trained token are dropped, counted, and written to rejected.jsonl.
     strict: raise DataError for rows with a turn whose end is never trained, or whose ids do not give the text back.
     """
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     dropped: dict[str, int] = {}
     report = MaskReport()
     first = encoded = 0
@@ -155,7 +155,7 @@ def write_tokens(
                 if reason is None:
                     continue
                 if made.bad[i] and not skip:
-                    problems.append(f"{rows.place(i)}: {reason}")
+                    problems.append((rows.place(i), reason))
                     continue
                 name = MALFORMED if made.bad[i] else reason
                 dropped[name] = dropped.get(name, 0) + 1

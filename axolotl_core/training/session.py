@@ -53,6 +53,8 @@ class Asked:
     tracking: Tracking
     evaluation: Evaluation
     """For the table of predictions alone."""
+    base_name: str
+    """What peft opens the base model by."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def train_model(
         outcome = loop.train(start, told)
         seen = data.held_out if len(data.held_out) else data.train
         rows = [seen.batch([row]).place(parallel.device) for row in range(min(ROUNDING_ROWS, len(seen)))]
-        written = artifact.write(parallel, ready.model, base, out, asked.model.base_model, restarts, rows)
+        written = artifact.write(parallel, ready.model, base, out, asked.base_name, restarts, rows)
         for line in (*written.notes, *rounded(written.rounding)):
             parallel.say(line)
         for listener in listeners:

@@ -193,7 +193,7 @@ def test_init_makes_a_project_that_is_right(tmp_path: Path, monkeypatch: pytest.
     settings = (folder / ".dvc" / "config").read_text()
     for line in ("analytics = false", "check_update = false", "type = reflink,copy", "verify = true"):
         assert line in settings.replace('"', ""), line
-    assert (folder / ".gitignore").read_text() == "/artifacts\n/.axolotl/\n/wandb\n/tensorboard\n"
+    assert (folder / ".gitignore").read_text() == "/artifacts\n/.axolotl/\n/wandb\n/tensorboard\n/dvc_plots/\n"
     assert ".axolotl/\n" in (folder / ".dvcignore").read_text()
     status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=False)
     assert "fetch@faq" in status.stdout, status.stderr

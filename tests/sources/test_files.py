@@ -161,7 +161,7 @@ def test_compressed_files_are_read_as_what_is_in_them(tmp_path: Path, suffix: st
         "json": json.dumps(ROWS).encode(),
         "csv": "".join(",".join(line) + "\n" for line in table).encode(),
         "tsv": "".join("\t".join(line) + "\n" for line in table).encode(),
-        "txt": b"a\nb\n",
+        "txt": b"a\n\nb\n",
     }.get(kind, LINES)
     file = tmp_path / f"a.{kind}{suffix}"
     file.write_bytes(COMPRESS[suffix](content))

@@ -65,8 +65,17 @@ def test_json_lines_under_a_json_name(tmp_path: Path):
 
 
 def test_text_is_a_row_a_line(tmp_path: Path):
-    (tmp_path / "a.txt").write_text("one\n\n two \n")
-    assert list(read_file(tmp_path / "a.txt", "a.txt")) == [(1, {"text": "one"}), (3, {"text": " two "})]
+    (tmp_path / "a.txt").write_text("\none\nmore\n\n two \n")
+    for split, wanted in {
+        "line": [(2, "one"), (3, "more"), (5, " two ")],
+        "paragraph": [(2, "one\nmore"), (5, " two ")],
+        "file": [(1, "\none\nmore\n\n two ")],
+    }.items():
+        rows = list(read_file(tmp_path / "a.txt", "a.txt", text_split=split))
+        assert rows == [(line, {"text": text}) for line, text in wanted]
+    told: list[str] = []
+    assert len(list(read_file(tmp_path / "a.txt", "a.txt", tell=told.append))) == 2
+    assert told == ["a sample of a text file is a paragraph, between lines that are empty (text_split: line | paragraph | file)"]
 
 
 def test_empty_lines_are_skipped_but_counted(tmp_path: Path):
@@ -124,8 +133,9 @@ def test_malformed_rows_are_an_error_with_the_first_ten_or_left_out(tmp_path: Pa
     with pytest.raises(DataError) as caught:
         write_raw(tmp_path / "strict", source(), "a.jsonl")
     lines = str(caught.value).splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 2
     assert lines[0].startswith("a.jsonl:2: malformed JSON: ")
+    assert "(the same: a.jsonl:3, a.jsonl:4," in lines[0]
     assert lines[-1] == "(the first ten are shown; `on_bad_row: skip` leaves malformed rows out)"
     assert write_raw(tmp_path / "lenient", source(), "a.jsonl", skip=True) == {"rows": 2, "sources": ["a.jsonl"], "malformed": 12}
     rejected = [json.loads(line) for line in (tmp_path / "lenient" / "rejected.jsonl").read_text().splitlines()]

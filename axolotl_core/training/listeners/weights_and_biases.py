@@ -15,6 +15,9 @@ TITLE = "Eval - Predictions vs Ground Truth"
 """Name of the table of predictions, as Axolotl's."""
 
 
+OFFLINE = "tracking: this machine is not logged in to W&B (`wandb login`): the run is kept in wandb/, `wandb sync` uploads it"
+
+
 def logged_in() -> bool:
     """Whether this machine has a key of W&B's, as `wandb login` leaves one; nobody is asked whether it is right."""
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
@@ -41,7 +44,7 @@ class WeightsAndBiases:
         mode = tracking.wandb_mode or os.environ.get("WANDB_MODE")  # the client reads its environment once a process
         if mode is None and not logged_in():
             mode = "offline"
-            say("tracking: this machine is not logged in to W&B (`wandb login`): the run is kept in wandb/, `wandb sync` uploads it")
+            say(OFFLINE)
         try:
             self.run = wandb.init(
                 project=tracking.wandb_project or os.environ.get("WANDB_PROJECT"),
