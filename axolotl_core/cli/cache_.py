@@ -1,6 +1,8 @@
 """axolotl cache"""
 
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def command(size: str | None, older: int | None, clear: bool) -> None:
     """Show the row cache and the finished runs in .axolotl, or trim them.
 
     Rows that were tokenised before, and the last checkpoint of each finished training. Losing them costs time only. A run
-    that was interrupted is never touched.
+    that was interrupted is never touched. In a DVC project it also says what `dvc gc` would free.
 
     \b
     axolotl cache
@@ -43,6 +45,18 @@ def command(size: str | None, older: int | None, clear: bool) -> None:
     for run in runs:
         click.echo(f"{'run':<16} {run.folder.name[:12]:<28} {run.step:>11,} steps  {_shown(run.bytes):>9}  {_used(run.used_s)}")
     click.echo(f"{_shown(sum(kept.bytes for kept in (*rows, *runs)))} in {folder}")
+    if (Path.cwd() / ".dvc").is_dir():
+        objects = unused_by_dvc(Path.cwd())
+        size = sum(file.stat().st_size for file in objects if file.is_file())
+        click.echo(f"`dvc gc --workspace` would free {_shown(size)} of DVC's cache: {len(objects)} objects that artifacts/ has not now")
+        click.echo("  (results of earlier params among them; `dvc push` first if they are to be kept)")
+
+
+def unused_by_dvc(root: Path) -> list[Path]:
+    """Objects of DVC's cache that `dvc gc --workspace` would remove."""
+    dry = [sys.executable, "-m", "dvc", "gc", "--workspace", "--dry", "--force"]
+    said = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=False).stdout
+    return [Path(line.removeprefix("Removing ").strip()) for line in said.splitlines() if line.startswith("Removing ")]
 
 
 def _used(seconds: float) -> str:

@@ -169,7 +169,8 @@ def _messages(row: Row, data: Dataset, roles: dict[str, str]) -> tuple[list[Mess
             rest = {**({data.template_thinking_key or REASONING: thought} if thought else {}), **rest}
         messages.append({"role": roles[role], "content": content, **rest})
     on = [message.get(data.message_field_training or "", True) is not False for message in found]
-    return messages, on
+    kept = [i for i, message in enumerate(messages) if not (data.drop_system_message and message["role"] == "system")]
+    return [messages[i] for i in kept], [on[i] for i in kept]
 
 
 def _text(content: Any) -> Any:

@@ -108,6 +108,8 @@ class Dataset(Section):
     """Key that switches training off where a message has false there."""
     roles: dict[Literal["system", "user", "assistant", "tool"], list[str]] = {}
     """More names that the data gives to roles, `{assistant: [bot]}`."""
+    drop_system_message: bool = False
+    """Leave the system message of each conversation out, for templates that have no such role."""
     train_on_eot: bool | Literal["turn", "all", "last"] | None = None
     """With `chat_template`, which tokens that end a turn are trained: those of trained turns (turn, or true; the default), of all
     turns, of the last turn if it is trained, or none (false)."""

@@ -176,6 +176,6 @@ OPTIONS_OF_TYPES = {
     **dict.fromkeys(("chat_template", "chat_template_jinja", "chat_template_kwargs", "chat_template_date"), CHAT),
     **dict.fromkeys(("train_on_eot", "train_on_eos", "roles", "field_messages", "field_tools", "message_property_mappings"), CHAT),
     **dict.fromkeys(("message_field_role", "message_field_content", "message_field_training"), CHAT),
-    **dict.fromkeys(("field_thinking", "template_thinking_key", "split_thinking"), CHAT),
+    **dict.fromkeys(("field_thinking", "template_thinking_key", "split_thinking", "drop_system_message"), CHAT),
 }
 """Options that only some formats read."""

@@ -208,7 +208,7 @@ class ChatTemplate:
             raise DataError(f"the chat template does not write the content of message {i + 1}, from '{messages[i]['role']}'")
         start, end = min(start for start, _ in spans), max(end for _, end in spans)
         try:
-            asked = self.render(messages[:i], tools, generate=True) if i else ""
+            asked = self.render(messages[:i], tools, generate=True) if i and self.generation_prompt else ""
         except DataError:
             asked = ""
         if asked and text.startswith(asked):

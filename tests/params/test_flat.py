@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from axolotl_core.errors import ParamsError
+from axolotl_core.params.document import read
 from axolotl_core.params.flat.options import LEFT_OUT, NOT_NEEDED, RENAMED, WITHOUT
-from axolotl_core.params.flat.translate import HANDLERS, known
+from axolotl_core.params.flat.translate import HANDLERS, known, translate
 from axolotl_core.params.flat.values import SAME_OPTIMIZERS
 from axolotl_core.params.load import load
 from axolotl_core.params.section import Built
@@ -164,4 +165,150 @@ def test_a_pretraining_dataset_that_cannot_be_is_told(tmp_path: Path, old: str, 
     path = tmp_path / "old.yml"
     path.write_text(PRETRAINING.replace(old, new))
     with pytest.raises(ParamsError, match=told):
+        load(path)
+
+
+def made_of(tmp_path: Path, text: str, processes: int | None = 1):
+    """(document with sections, {option: (fate, told)})"""
+    path = tmp_path / "old.yml"
+    path.write_text(text)
+    made = translate(read(path), processes)
+    return made.document.values, {fate.option: (fate.fate, fate.told) for fate in made.fates}
+
+
+BASE = "base_model: x\ndatasets: [{path: a.jsonl, type: alpaca}]\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "section", "wanted"),
+    [
+        ("evals_per_epoch: 4\n", "training", {"evals_per_epoch": 4}),
+        ("evals_per_epoch: 0\n", "training", {"evaluation_strategy": "no"}),
+        ("saves_per_epoch: 1\n", "tracking", {"saves_per_epoch": 1}),
+        ("wandb_name: mine\n", "tracking", {"wandb_name": "mine"}),
+        ("warmup_steps: 0.1\n", "training", {"warmup_steps": 0.1}),
+        ("lr_scheduler: constant\nwarmup_ratio: 0.1\n", "training", {"lr_scheduler": "constant"}),
+        ("adam_eps: 1e-6\n", "training", {"adam_epsilon": 1e-6}),
+        ("optimizer: adamw_torch_8bit\n", "training", {"optimizer": "adamw_bnb_8bit"}),
+        ("optimizer: adamw_8bit\n", "training", {"optimizer": "adamw_bnb_8bit"}),
+        ("cosine_min_lr_ratio: 0.1\n", "training", {"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}),
+        ("tokens: {pad_token: <p>, bos_token: <s>}\n", "tokenizer", {"special_tokens": {"pad_token": "<p>", "bos_token": "<s>"}}),
+        (
+            "special_tokens: {pad_token: <p>, additional_special_tokens: [<a>]}\n",
+            "tokenizer",
+            {"special_tokens": {"pad_token": "<p>"}, "tokens": ["<a>"]},
+        ),
+        ("max_packed_sequence_len: 512\nsequence_len: 2048\n", "packing", {"sequence_len": 512, "sample_packing": True}),
+        ("sample_packing: true\ngroup_by_length: true\n", "packing", {"sample_packing": True}),
+        ("excess_length_strategy: truncate\n", "packing", {"excess_length": "truncate"}),
+        ("attn_implementation: flash_attention_2\n", "machine", {"attn_implementation": "flash_attention_2"}),
+        ("gradient_checkpointing: unsloth\n", "machine", {"gradient_checkpointing": "offload"}),
+        ("deepspeed: deepspeed_configs/zero3_bf16.json\n", "machine", {"deepspeed": "zero3"}),
+        ("deepspeed: mine/zero3.json\n", "machine", {"deepspeed": "mine/zero3.json"}),
+        (
+            "fsdp_config: {offload_params: true}\nfsdp_version: 2\n",
+            "machine",
+            {"fsdp_config": {"offload_params": True, "fsdp_version": 2}, "fsdp": True},
+        ),
+        ("plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]\n", "machine", {"cut_cross_entropy": True}),
+        ("relora: true\njagged_restart_steps: 150\nadapter: lora\n", "adapter", {"relora_steps": 150, "adapter": "lora"}),
+        ("adapter:\nlora_r: 8\nlora_alpha: 16\n", "adapter", {}),
+        ("adapter: lora\nlora_target_modules: all-linear\n", "adapter", {"adapter": "lora", "lora_target_linear": True}),
+        ("adapter: lora\npeft: {backend: torchao, weight_dtype: nf4}\n", "model", {"base_model": "x", "load_in_4bit": True}),
+        ("unfrozen_parameters: [lm_head]\n", "training", {"unfrozen_parameters": ["lm_head"]}),
+        ("use_wandb: false\n", "tracking", {"wandb_mode": "disabled"}),
+    ],
+)
+def test_spellings_of_axolotl_and_what_they_are_here(tmp_path: Path, old: str, section: str, wanted: dict):
+    values, fates = made_of(tmp_path, BASE + old)
+    assert values.get(section, {}) == wanted
+    assert {line.split(":")[0] for line in old.splitlines()} <= {option.split(":")[0] for option in fates}
+
+
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        ("{path: a, split: 'train[:5%]'}", {"train_on_split": "train[:5%]"}),
+        ("{path: a, type: chat_template.default}", {"type": "chat_template"}),
+        ("{path: a, type: pretrain, text_column: body}", {"type": "completion", "field": "body"}),
+        ("{path: a, trust_remote_code: true, shards: null}", {}),
+        ("{path: a, chat_template: mistral_v7_tekken}", {"chat_template": "tokenizer_default"}),
+    ],
+)
+def test_keys_of_data_sets(tmp_path: Path, entry: str, wanted: dict):
+    values, _ = made_of(tmp_path, f"base_model: x\ndatasets: [{entry}]\n")
+    assert values["datasets"] == {"a": {"path": "a", **wanted}}
+
+
+def test_unknown_keys_of_data_sets_are_told_in_the_same_round(tmp_path: Path):
+    _, fates = made_of(tmp_path, "base_model: x\nlora_rr: 1\ndatasets: [{path: a, typ: alpaca, field_chosen: c}]\n")
+    assert fates["datasets[0].typ"] == ("left out", "no option of a data set that is known here; did you mean 'type'?")
+    assert fates["datasets[0].field_chosen"][1].startswith("a preference or reinforcement method")
+    assert fates["lora_rr"][0] == "left out"
+
+
+def test_test_datasets_are_held_out(tmp_path: Path):
+    values, _ = made_of(tmp_path, BASE + "test_datasets: [{path: t.jsonl, type: alpaca}]\n")
+    assert values["datasets"]["t"] == {"path": "t.jsonl", "type": "alpaca", "held_out": True}
+    assert "held_out" not in values["datasets"]["a"]
+
+
+def test_the_chat_template_of_the_file_is_that_of_its_conversations(tmp_path: Path):
+    data = "datasets: [{path: a, type: chat_template}, {path: b, type: alpaca}, {path: c, type: chat_template, chat_template: llama3}]\n"
+    values, fates = made_of(tmp_path, "base_model: x\nchat_template: chatml\n" + data)
+    assert [entry.get("chat_template") for entry in values["datasets"].values()] == ["chatml", None, "llama3"]
+    assert fates["chat_template"] == ("replaced", "chat_template of the data set a")
+    _, fates = made_of(tmp_path, BASE + "chat_template: chatml\n")
+    assert fates["chat_template"] == ("not needed", "no data set of type chat_template takes it")
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ("rl: dpo", "a preference or reinforcement method"),
+        ("processor_type: AutoProcessor", "images and sound"),
+        ("qat: {weight_dtype: int8}", "quantised forward pass"),
+        ("kd_alpha: 0.9", "distillation"),
+        ("rope_scaling: {type: linear, factor: 2.0}", "other positions"),
+        ("plugins: [axolotl.integrations.spectrum.SpectrumPlugin]", "part of the layers"),
+        ("optimizer: muon", "muon is not built"),
+        ("llmcompressor: {recipe: {}}", "pruned or compressed"),
+    ],
+)
+def test_what_changes_the_result_and_is_not_here_is_said_by_kind_and_stops_a_flat_file(tmp_path: Path, option: str, kind: str):
+    path = tmp_path / "old.yml"
+    path.write_text(BASE + option + "\n")
+    (fate,) = [fate for fate in translate(read(path)).fates if fate.option.startswith(option.partition(":")[0])]
+    assert (fate.fate, fate.stops) == ("left out", True)
+    assert kind in fate.told
+    with pytest.raises(ParamsError, match=r"old\.yml:3: .* is left out"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "option", ["context_parallel_size: 2", "use_mlflow: true", "experts_implementation: x", "hub_model_id: me/x", "use_ray: true"]
+)
+def test_what_changes_no_result_is_left_out_and_stops_nothing(tmp_path: Path, option: str):
+    path = tmp_path / "old.yml"
+    path.write_text(BASE + option + "\n")
+    told: list[str] = []
+    load(path, tell=told.append)
+    assert any(option.partition(":")[0] in line for line in told)
+
+
+def test_off_switches_of_what_is_not_here_are_not_needed(tmp_path: Path):
+    _, fates = made_of(tmp_path, BASE + "fp8: false\nuse_pose: false\nreward_model: null\n")
+    assert {fate for fate, _ in (fates[o] for o in ("fp8", "use_pose", "reward_model"))} == {"not needed"}
+
+
+def test_datasets_as_a_list_in_a_file_with_sections(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text("model: {base_model: x}\ndatasets:\n  - {path: a/b.jsonl, type: alpaca}\n  - {path: b.jsonl, split: test}\n")
+    told: list[str] = []
+    params = load(path, tell=told.append)
+    assert list(params.datasets) == ["b", "b-2"]
+    assert params.datasets["b-2"].train_on_split == "test"
+    assert told == [f"{path}:2: datasets is a list, whose entries are called by their paths: b, b-2"]
+    path.write_text("model: {base_model: x}\ndatasets:\n  - {path: a/b.jsonl, type: alpaca, shards: many}\n")
+    with pytest.raises(ParamsError, match=r"params\.yaml:3: datasets\.b\.shards: got 'many', wanted integer"):
         load(path)

@@ -378,3 +378,31 @@ def test_a_glob_may_be_absolute_for_the_name_of_a_reader(tmp_path: Path):
     assert [path.name for path in found.paths] == ["a.jsonl", "b.jsonl"]
     with pytest.raises(DataError, match="matches no file"):
         files_of(place_of(data, tmp_path), Dataset(path="json", data_files="a**b"))
+
+
+@pytest.mark.parametrize(
+    ("split", "wanted"),
+    [
+        ("train[:5%]", [0, 1]),
+        ("train[50%:]", list(range(20, 40))),
+        ("train[2:5]", [2, 3, 4]),
+        ("train[-3:]", [37, 38, 39]),
+        ("train[ 10% : 15% ]", [4, 5]),
+    ],
+)
+def test_a_slice_of_a_split_is_taken_of_local_files_too(tmp_path: Path, split: str, wanted: list[int]):
+    from axolotl_core.sources.splits import sliced
+
+    name, cut = sliced(split)
+    assert name == "train"
+    assert cut is not None
+    assert list(cut.rows(40)) == wanted
+
+
+@pytest.mark.parametrize("split", ["train[", "train[:%]", "train+test", "train[a:b]"])
+def test_a_slice_that_is_none_is_told(split: str):
+    from axolotl_core.errors import ParamsError
+    from axolotl_core.sources.splits import sliced
+
+    with pytest.raises(ParamsError, match="wanted a name, or a name and a slice such as"):
+        sliced(split)

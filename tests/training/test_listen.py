@@ -1,6 +1,7 @@
 """Weights & Biases by the real client, offline, and TensorBoard: what they were told, read back from their files."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -120,8 +121,20 @@ def test_a_number_more_in_the_log_is_a_column_more(tmp_path: Path):
     assert (tmp_path / "train.csv").read_text() == "step,loss,new\n1,2.0,7\n2,1.0,\n"
 
 
+def test_wandb_without_an_account_keeps_the_run_here(project: Path, axolotl):
+    done = axolotl("stage", "train", "--set", "tracking.wandb_project=frogs", cwd=project, env=without_account(project))
+    assert "this machine is not logged in to W&B (`wandb login`): the run is kept in wandb/" in done.stdout
+    assert list(project.glob("wandb/offline-run-*"))
+
+
+def without_account(project: Path) -> dict[str, str]:
+    names = ("WANDB_API_KEY", "WANDB_MODE")
+    return {name: value for name, value in os.environ.items() if name not in names} | {"NETRC": str(project / "none")}
+
+
 def test_wandb_online_without_an_account_is_told(project: Path, axolotl):
-    done = axolotl("stage", "train", "--set", "tracking.wandb_project=frogs", cwd=project, status=1)
+    options = ("--set", "tracking.wandb_project=frogs", "--set", "tracking.wandb_mode=online")
+    done = axolotl("stage", "train", *options, cwd=project, status=1, env=without_account(project))
     assert "axolotl: tracking: wandb cannot begin: " in done.stderr
     assert done.stderr.rstrip().endswith("set wandb_mode: offline")
     assert "Traceback" not in done.stderr

@@ -240,7 +240,12 @@ def test_memory_that_runs_out_is_explained(project: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_gptq_wants_its_package_and_a_base_that_has_it(project: Path):
+def test_gptq_wants_its_package_and_a_base_that_has_it(project: Path, capfd):
+    stage("train", "model.gptq=true")
+    assert "model.gptq: the weights of ./model are not quantised, they are taken as they are" in capfd.readouterr().out
+    config = json.loads((project / "model" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (project / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(MachineError, match=r"model: a gptq base wants the package gptqmodel; pip install 'axolotl\[gptq\]'"):
         stage("train", "model.gptq=true")
 

@@ -31,7 +31,6 @@ LEFT_OUT = {
     **dict.fromkeys(("logprobs_field", "temperature"), "distillation from another model is not built"),
     "shards_idx": "another shard than the first cannot be chosen; shards takes one row in N",
     "skip": "rows at the beginning cannot be skipped",
-    "drop_system_message": "take the system message out of the rows, or give a chat template of your own that does not write it",
     "message_field_training_detail": "training parts of a message by character offsets is not built",
     "input_format": "a prompt of your own is a mapping under `type`",
     "input_transform": "a format of your own reads rows as you like: my_module.load_fn",
@@ -117,6 +116,9 @@ def spelled_here(entry: Mapping[str, Any], shown: str) -> tuple[dict[str, Any], 
         elif key == "type" and isinstance(value, str) and value in TYPES:
             made[key] = TYPES[value]
             fates.append(Fate(f"{shown}.type", "replaced", f"type: {TYPES[value]}"))
+        elif key == "type" and isinstance(value, str) and PREFERENCE_TYPES.match(value):
+            made[key] = value
+            fates.append(Fate(f"{shown}.type", "left out", PREFERENCE, stops=True))
         elif key == "chat_template" and (told := values.models_own(value)):
             made[key] = values.OWN_TEMPLATE
             fates.append(Fate(f"{shown}.{key}", "replaced", told))

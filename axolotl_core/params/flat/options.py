@@ -15,6 +15,7 @@ RENAMED = {
     "adam_eps": "adam_epsilon",
     "excess_length_strategy": "excess_length",
     "revision_of_model": "model_revision",
+    "type_of_model": "model_type",
     "dataset_num_proc": "dataset_processes",
     "eval_max_new_tokens": "eval_table_max_new_tokens",
     "use_tensorboard": "tensorboard",
@@ -104,10 +105,10 @@ TRACKERS = "runs are tracked by Weights & Biases and TensorBoard"
 HUB = "nothing is pushed to the hub yet; the model lies in artifacts/export"
 MEASURED = "not measured by this version"
 WITHOUT: Mapping[str, str] = {
-    r"ring_attn_func|heads_k_stride|context_parallel_size|sequence_parallel_degree|tensor_parallel_size|dp_(shard|replicate)_size|"
+    r"ring_attn_func|heads_k_stride|context_parallel|context_parallel_.*|sequence_parallel_degree|tensor_parallel_size|dp_(shard|replicate)_size|"
     r"expert_parallel_size|expert_parallel_.*|moe_ep_.*|pipeline_parallel_.*": PROCESSES,
     r"experts_implementation|use_scattermoe|use_sonicmoe|sonicmoe_.*|scattermoe_.*|use_kernels|use_hub_kernels|fused_attn_kernel|"
-    r"fused_.*_kernel|llama4_linearized_experts|tiled_mlp.*|torchao_.*_kernel|flex_attn_compile_kwargs|gemma4_hybrid_attn_impl|use_deep_?ep|flash_mla|"
+    r"fused_.*_kernel|llama4_linearized_experts|tiled_mlp.*|torchao_.*_kernel|flex_attn_compile_kwargs|gemma4_hybrid_attn_impl|use_deep_?ep|flash_mla|moe_kernels|use_dsv4_.*|dsv4_.*|"
     r"use_onebitllms_kernels|mamba_kernel.*|moe_.*_kernel|sage_attention|.*_use_kernel|moe_backend": KERNELS,
     r"quantize_moe_experts": "experts that are one fused weight stay in the base's own format, which takes more memory",
     r"use_mlflow|mlflow_.*|hf_mlflow_.*|use_comet|comet_.*|use_trackio|trackio_.*|use_swanlab|swanlab_.*|use_otel.*|otel_.*|"
@@ -115,6 +116,7 @@ WITHOUT: Mapping[str, str] = {
     r"gradio_.*": "`axolotl inference` chats in the terminal",
     r"use_ray|ray_.*|resources_per_worker|cloud|launcher|launcher_args": "training starts itself under torchrun, not by Ray or in a cloud",
     r"profiler_.*|use_profiler": "no profiler is built in",
+    r"save_first_step": "Ctrl-C writes a checkpoint after any step",
     r"hub_model_id|hub_strategy|hub_revision|hub_private_repo|push_to_hub.*": HUB,
     r"do_bench_eval|bench_dataset|bench_split|bench_source_max_len|lm_eval_.*|benchmark_.*|eval_metrics": MEASURED,
     r"dynamic_checkpoint": "SIGINT and SIGTERM write a checkpoint and end the run",
@@ -132,6 +134,7 @@ NEW_WEIGHTS = "loading the base's weights otherwise than they are stored is not 
 OPTIMIZER = "not built for the optimizers there are"
 PEFT = "an adapter of another kind or with other beginnings than LoRA, DoRA, rsLoRA is not built"
 ORDER = "rows are shuffled before they are packed"
+COMPRESSED = "training with pruned or compressed weights is not built"
 LOSS = "another loss than the cross-entropy of the trained tokens is not built"
 LEFT_OUT: Mapping[str, str] = {
     r"rl|trl|dpo_.*|orpo_.*|rpo_.*|simpo_.*|cpo_.*|kto_.*|grpo_.*|gdpo_.*|rl_.*|ipo_.*|gkd.*|opd.*|reward_model|process_reward_model|"
@@ -159,6 +162,7 @@ LEFT_OUT: Mapping[str, str] = {
     r"default_system_message": "give conversations without one a system message in the data, or a chat template of your own that writes it",
     r"base_model_config": "the model's own config.json is read",
     r"neat_packing|lora_plus_.*": "not built",
+    r"llmcompressor.*|sparse_.*": COMPRESSED,
     r"dense_mixer|densemixer.*": "training all experts of a mixture for each token is not built",
     r"float32": "bf16: false and fp16: false train in fp32",
 }
@@ -174,9 +178,10 @@ PLUGIN_REASONS = {
     r".*(kd|distill).*": DISTILLED,
     r".*(grokfast|muon|dion|optim|apollo|galore).*": OPTIMIZER,
     r".*(ebft|nemo|hatchery|rl|reward|gkd).*": PREFERENCE,
+    r".*(llm_?compressor|sparse).*": COMPRESSED,
     r".*(diffusion).*": "diffusion language models are not built",
     r".*(swanlab|otel|mlflow|benchmark|lm_eval).*": TRACKERS,
-    r".*(kernel|moe|expert|nemotron|flash|sonic|scatter|parallel|llm_?compressor|fsa).*": KERNELS,
+    r".*(kernel|moe|expert|nemotron|flash|sonic|scatter|parallel|fsa).*": KERNELS,
 }
 """Pattern of a plugin's path, in small letters → what it is for."""
 

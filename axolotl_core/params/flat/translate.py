@@ -20,10 +20,12 @@ from axolotl_core.params.flat.options import (
     KERNELS,
     LEFT_OUT,
     NOT_NEEDED,
+    PEFT,
     PLUGIN_REASONS,
     PLUGINS,
     RENAMED,
     TRACKERS,
+    VISION,
     WITHOUT,
     found_in,
 )
@@ -168,7 +170,7 @@ class _Translator:
 
     def does_nothing_without_adapter(self, option: str) -> bool:
         """lora_r beside `adapter:` that is empty, as in Axolotl's examples of a full fine-tune."""
-        return option.startswith(OF_ADAPTERS) and not self.value("adapter") and not self.value("lora_model_dir")
+        return option.startswith(OF_ADAPTERS) and known(option) and not self.value("adapter") and not self.value("lora_model_dir")
 
 
 Handler = Callable[[_Translator, str, Any], None]
@@ -411,6 +413,34 @@ def _conversations(given: _Translator) -> dict[str, dict[str, Any]]:
     return {n: d for n, d in found.items() if isinstance(d, dict) and d.get("type") == "chat_template"} if isinstance(found, dict) else {}
 
 
+def _peft(given: _Translator, option: str, value: Any) -> None:
+    """`{backend: torchao, weight_dtype: nf4}` asks for a quantised base; whatever else is in it is left out."""
+    bits = {"int4": "load_in_4bit", "nf4": "load_in_4bit", "int8": "load_in_8bit"}
+    rest = dict(value) if isinstance(value, dict) else {option: value}
+    asked = bits.get(str(rest.pop("weight_dtype", None)))
+    if asked and rest.pop("backend", "bnb"):
+        rest.pop("group_size", None)
+        given.put(option, True, to=asked, told="true, of bitsandbytes")
+        if asked == "load_in_4bit" and given.value("adapter") == "lora":
+            given.out.set(("adapter", "adapter"), "qlora")
+    if {key: inner for key, inner in rest.items() if inner is not None}:
+        given.tell(f"{option}: {', '.join(rest)}", "left out", PEFT, stops=True)
+
+
+def _warmup(given: _Translator, option: str, value: Any) -> None:
+    if given.value("lr_scheduler") in ("constant", "log_sweep"):
+        given.tell(option, "not needed", f"lr_scheduler {given.value('lr_scheduler')} has no warmup")
+    else:
+        given.put(option, value)
+
+
+def _model_type(given: _Translator, option: str, value: Any) -> None:
+    if re.search("ImageTextToText|Vision|Multimodal", str(value)):
+        given.tell(option, "left out", VISION, stops=True)
+    else:
+        given.put(option, value)
+
+
 def _bnb(given: _Translator, option: str, value: Any) -> None:
     ours = {"bnb_4bit_use_double_quant": True, "bnb_4bit_quant_type": "nf4", "load_in_4bit": True}
     kept = {"bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"}
@@ -463,6 +493,9 @@ HANDLERS: dict[str, Handler] = {
     "lora_target_modules": _targets,
     "tokens": _tokens,
     "special_tokens": _special_tokens,
+    **dict.fromkeys(("warmup_steps", "warmup_ratio"), _warmup),
+    **dict.fromkeys(("model_type", "type_of_model"), _model_type),
+    "peft": _peft,
     "optimizer": _optimizer,
     "lr_scheduler": _scheduler,
     "cosine_min_lr_ratio": _least_rate,
