@@ -308,3 +308,156 @@ def test_report_shows_losses_and_replies(project: Path):
     assert "before" in shown
     assert "│ after" in shown
     assert "artifacts/export" in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--max-steps", "1", "--learning-rate=1e-3", "adapter.lora_r=2"),
+        ("params.yaml", "--max_steps=1", "--training.learning-rate", "1e-3", "--set", "lora_r=2"),
+        ("--params", "params.yaml", "training.max_steps=1", "learning_rate=1e-3", "--lora-r", "2"),
+    ],
+)
+def test_any_option_is_a_flag_of_the_commands_that_people_type(project: Path, axolotl, words: tuple):
+    axolotl("train", *words, cwd=project)
+    record = json.loads((project / "artifacts" / "keys" / "adapter.json").read_text())
+    assert record["params"]["training"] | {"max_steps": 1, "learning_rate": 1e-3} == record["params"]["training"]
+    assert record["params"]["adapter"]["lora_r"] == 2
+    assert "pack                 up to date" in axolotl("preprocess", *words, cwd=project).stdout
+    assert "merged" in axolotl("merge-lora", *words, cwd=project).stdout
+
+
+def test_switches_stand_alone_or_with_a_value():
+    from axolotl_core.cli.words import config_and_overrides
+
+    file, overrides = config_and_overrides(
+        ["--sample-packing", "a.yml", "--no-tf32", "--flash-attention", "false", "--bf16", "--lora-r", "4"]
+    )
+    assert file == Path("a.yml")
+    assert overrides == [
+        "packing.sample_packing=true",
+        "machine.tf32=false",
+        "machine.flash_attention=false",
+        "training.bf16=true",
+        "adapter.lora_r=4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--lerning-rate", "1"), "--lerning-rate: no option is called 'lerning_rate'; did you mean 'learning_rate'?"),
+        (("--output-dir", "x"), "it is not needed: results lie in artifacts/adapter"),
+        (("--lora-r",), "--lora-r has no value, wanted one behind it"),
+        (("a.yml", "b.yml"), "a.yml and b.yml are given, wanted one params file"),
+        (("--training.seeed", "1"), "'seeed' is no option of the section 'training'; did you mean 'seed'?"),
+    ],
+)
+def test_a_wrong_word_of_such_a_command_is_told(project: Path, words: tuple, told: str):
+    assert told in call("train", *words, status=2)
+
+
+def test_the_help_of_such_a_command_lists_the_options_by_section():
+    told = call("train", "--help")
+    assert "Options of the section adapter:" in told
+    assert "--lora-alpha" in told
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "told"),
+    [
+        ("train", ("config.yml",), "run `axolotl train config.yml`"),
+        ("train", ("config.yml", "--prepare_ds_only"), "run `axolotl preprocess config.yml`"),
+        ("train", ("config.yml", "--merge_lora", "--lora_model_dir=out"), "run `axolotl merge config.yml --lora_model_dir=out`"),
+        ("train", ("config.yml", "--debug"), "run `axolotl view tokens --params config.yml`"),
+        ("inference", ("config.yml",), "run `axolotl inference config.yml`"),
+        ("merge_lora", ("config.yml",), "run `axolotl merge-lora config.yml`"),
+    ],
+)
+def test_the_modules_of_axolotl_are_answered_with_the_command(module: str, words: tuple, told: str):
+    done = subprocess.run([sys.executable, "-m", f"axolotl_core.cli.{module}", *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, f"axolotl: {told}\n")
+
+
+def test_check_opens_the_files(project: Path):
+    edit(project / "params.yaml", "type: alpaca", "type: jeopardy")
+    edit(project / "params.yaml", "val_set_size: 6", "val_set_size: 36")
+    edit(project / "params.yaml", "  lora_target_linear: true", "  lora_target_modules: [c_attn]")
+    told = call("check", status=2)
+    assert "params.yaml:4: datasets.sums.type: sums.jsonl:1: format jeopardy wants the field 'question', the row has instruction" in told
+    assert "the format 'alpaca'" in told
+    assert "params.yaml:13: packing.val_set_size: is 36, and the data sets have 36 rows; lower it" in told
+    assert "adapter.lora_target_modules: the model has no module 'c_attn'" in told
+
+
+def test_check_says_which_format_reads_messages(project: Path):
+    rows = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}] * 3
+    (project / "data" / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "the format 'chat_template' would read it" in call("check", status=2)
+    edit(project / "params.yaml", "type: alpaca", "type: chat_template")
+    assert "params.yaml is right" in call("check")
+
+
+def test_check_says_what_is_taken_in_the_place_of_a_preference(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(project / "none"))
+    options = ("machine.flash_attention=true", "machine.liger_rope=true", "tracking.wandb_project=x")
+    told = call("check", *(word for option in options for word in ("--set", option)))
+    assert "  machine.liger_rope: not built yet" in told
+    assert "  machine: flash_attention_2 attention does not fit" in told
+    assert "  tracking: this machine is not logged in to W&B" in told
+    assert "(machine.allow_fallback is false)" in call("check", "--set", options[0], "--set", "machine.allow_fallback=false", status=2)
+
+
+def test_check_knows_positions_and_the_disk(project: Path, monkeypatch: pytest.MonkeyPatch):
+    from collections import namedtuple
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(1, 1, 0))
+    assert "GiB will be written, 0.0 GiB are free in" in call("check", status=2)
+
+
+def test_init_leaves_the_index_of_somebody_elses_repository_alone(tmp_path: Path):
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    call("init", str(tmp_path / "below"))
+    staged = subprocess.run(["git", "diff", "--cached", "--name-only"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert staged.stdout == ""
+
+
+def test_init_makes_the_first_commit_of_a_repository_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "me")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "me@example.org")
+    call("init", str(tmp_path / "mine"))
+    status = subprocess.run(["git", "status", "--short"], cwd=tmp_path / "mine", capture_output=True, text=True, check=True)
+    assert status.stdout == ""
+
+
+def test_upgrade_in_an_empty_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert "params.yaml: no such file" in call("upgrade", status=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_of_plots_loads_nothing_from_a_network():
+    from axolotl_core.cli.templates import page
+
+    text = page().read_text(encoding="utf-8")
+    assert "{plot_divs}" in text
+    assert 'src="http' not in text
+
+
+def test_the_plan_is_a_command(project: Path):
+    told = call("plan")
+    assert "train            runs  fetch-tokenizer, fetch-model, tokenize@sums, … run" in told
+    assert told.endswith("11 of 11 stages would run\n")
+
+
+def test_a_prompt_in_the_terminal_may_have_several_lines(monkeypatch: pytest.MonkeyPatch):
+    from axolotl_core.cli import inference_
+
+    typed = iter(["one", "  two", "", "/system Be brief.", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    assert inference_._typed() == "one\n  two"
+    command = inference_._typed()
+    assert command == "/system Be brief."
+    assert inference_._typed() is None

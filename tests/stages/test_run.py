@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from axolotl_core.artifacts.manifest import artifact_digest
-from axolotl_core.errors import ArtifactError, DataError, MachineError
+from axolotl_core.errors import ArtifactError, DataError, MachineError, ParamsError
 from tests.conftest import edit, stage, write_jsonl
 
 
@@ -274,3 +274,66 @@ def test_a_run_branches_from_a_checkpoint_of_another_and_the_lineage_says_so(pro
     assert "up to date" not in axolotl("stage", "train", *options, cwd=project).stdout.splitlines()[-1], "another run"
     wrong = axolotl("stage", "train", *options, "--branch-from", "nowhere", cwd=project, status=1)
     assert wrong.stderr == "axolotl: --branch-from: nowhere is no whole checkpoint: COMPLETE is missing or unreadable\n"
+
+
+def packed_facts(project: Path) -> dict:
+    return json.loads((project / "artifacts" / "packed" / "manifest.json").read_text())
+
+
+def test_data_sets_that_are_held_out_are_validated_on_and_never_trained_on(project: Path):
+    stage("pack", "datasets.talks.held_out=true", "packing.val_set_size=0")
+    facts = packed_facts(project)
+    assert (facts["train"]["samples"], facts["eval"]["samples"]) == (24, 12)
+    stage("pack", "datasets.talks.held_out=true", "packing.val_set_size=4")
+    facts = packed_facts(project)
+    assert (facts["train"]["samples"], facts["eval"]["samples"]) == (20, 16)
+    with pytest.raises(ParamsError, match="every data set is held out"):
+        stage("pack", "datasets.talks.held_out=true", "datasets.sums.held_out=true")
+
+
+def test_samples_that_are_there_twice_are_kept_once(project: Path, capfd):
+    with (project / "data" / "sums.jsonl").open("a") as file:
+        file.write((project / "data" / "sums.jsonl").read_text().splitlines()[0] + "\n")
+    stage("pack", "packing.dataset_exact_deduplication=true", "packing.val_set_size=0")
+    facts = packed_facts(project)
+    assert facts["train"]["samples"] == 24 + 12
+    assert "sums: 1 samples that were there already dropped" in capfd.readouterr().out
+
+
+def test_samples_that_are_too_long_can_be_an_error(project: Path):
+    with pytest.raises(DataError, match=r"datasets.sums: \d+ samples are over sequence_len 40, the first is sample 1 of \d+ tokens; raise"):
+        stage("pack", "packing.excess_length=raise", "packing.sequence_len=40")
+
+
+def test_without_a_shuffle_the_first_samples_are_held_out(project: Path):
+    from axolotl_core.packing.index import read_rows
+
+    stage("pack", "packing.shuffle_merged_datasets=false", "packing.sample_packing=false")
+    pieces = read_rows(project / "artifacts" / "packed" / "eval").pieces
+    assert pieces.sample.tolist() == list(range(6))
+
+
+def test_a_slice_of_a_local_file_is_fetched(project: Path):
+    stage("fetch@sums", "datasets.sums.train_on_split='train[:25%]'")
+    assert json.loads((project / "artifacts" / "raw" / "sums" / "manifest.json").read_text())["rows"] == 6
+    stage("fetch@sums", "datasets.sums.train_on_split='train[20:]'")
+    assert json.loads((project / "artifacts" / "raw" / "sums" / "manifest.json").read_text())["rows"] == 4
+
+
+def test_the_plan_says_what_would_run_and_why(project: Path):
+    from axolotl_core.cli.project import open_project
+    from stages.plan import changed, plan
+
+    def planned(*overrides: str) -> dict[str, str | None]:
+        return {step.name: reason for step, reason in plan(*open_project(Path("params.yaml"), overrides))}
+
+    assert planned()["fetch@sums"] == "it has not run yet"
+    assert planned()["tokenize@sums"] == "fetch@sums, fetch-tokenizer run"
+    stage("train", "training.max_steps=1")
+    assert set(planned("training.max_steps=1").values()) == {None, "it has not run yet", "merge runs"}
+    found = planned("training.max_steps=1", "packing.sequence_len=64")
+    assert found["pack"] == "packing.sequence_len 128 → 64"
+    assert found["train"] == "pack runs"
+    (project / "data" / "sums.jsonl").write_text((project / "data" / "sums.jsonl").read_text() + '{"instruction": "a", "output": "b"}\n')
+    assert "changed" in str(planned()["fetch@sums"])
+    assert changed(*open_project(Path("params.yaml"), ("training.max_steps=2",))) == ["training.max_steps 1 → 2"]

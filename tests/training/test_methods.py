@@ -269,3 +269,89 @@ def test_embeddings_that_are_the_output_layer_train_and_merge_as_one(project: Pa
     with torch.no_grad():
         wanted = lora.apply(base.model, project / "artifacts" / "adapter").eval()(IDS).logits
     assert torch.allclose(merged.model.eval()(IDS).logits, wanted, atol=1e-5)
+
+
+def test_a_regular_expression_chooses_the_modules_of_an_adapter(project: Path):
+    edit(project / "params.yaml", "  lora_target_linear: true\n", "")
+    stage("train", r"adapter.lora_target_modules='model\.layers\.1\.self_attn\.(q|v)_proj'", "training.max_steps=1")
+    names = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in updates(project)}
+    assert names == {"model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"}
+    with pytest.raises(
+        ModelError, match=r"the regular expression 'layers.9.\*' matches no module as a whole; one is called model\.layers\."
+    ):
+        stage("train", "adapter.lora_target_modules='layers.9.*'")
+    with pytest.raises(ModelError, match=r"'q_\(' is no regular expression"):
+        stage("train", "adapter.lora_target_modules='q_('")
+
+
+def test_unfrozen_parameters_are_trained_and_no_other(project: Path):
+    whole(project)
+    options = (r"training.unfrozen_parameters=['model\.layers\.1\.', lm_head]", "training.max_steps=2")
+    stage("merge", *options)
+    before, after = load_file(project / "model" / "model.safetensors"), load_file(project / "artifacts" / "merged" / "model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.startswith(("model.layers.1.", "lm_head"))}
+    assert metrics(project)["trained_parameters"] == sum(before[name].numel() for name in moved)
+    with pytest.raises(ParamsError, match=r"training.unfrozen_parameters: 'layer_9' matches no parameter; one is called model\."):
+        stage("train", "training.unfrozen_parameters=[layer_9]")
+
+
+def test_embeddings_grow_to_a_multiple_of_32_and_stay_so(project: Path):
+    options = ("model.resize_token_embeddings_to_32x=true", "adapter.lora_modules_to_save=[embed_tokens, lm_head]")
+    config = json.loads((project / "model" / "config.json").read_text())
+    weights = load_file(project / "model" / "model.safetensors")
+    rows = 430
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][:rows].clone()
+    save_file(weights, project / "model" / "model.safetensors", metadata={"format": "pt"})
+    (project / "model" / "config.json").write_text(json.dumps(config | {"vocab_size": rows}))
+    stage("export", *options, "training.max_steps=1")
+    assert load_file(project / "artifacts" / "export" / "model.safetensors")["model.embed_tokens.weight"].shape[0] == 448
+
+
+def test_a_loss_that_stays_too_high_ends_the_run(project: Path):
+    stage("pack")
+    with pytest.raises(TrainError, match=r"step 2: the loss was above loss_watchdog_threshold 0.01 for 2 steps, it is \d"):
+        stage("train", "training.loss_watchdog_threshold=0.01", "training.loss_watchdog_patience=2")
+    stage("train", "training.loss_watchdog_threshold=100", "training.loss_watchdog_patience=1", "training.max_steps=3")
+
+
+def test_evaluations_and_checkpoints_an_epoch(project: Path):
+    stage("train", "training.evals_per_epoch=2", "tracking.saves_per_epoch=1", "packing.sample_packing=false", "training.num_epochs=1")
+    steps = [int(line.split(",")[0]) for line in (project / "artifacts" / "plots" / "eval.csv").read_text().splitlines()[1:]]
+    assert steps == [0, 8, 15]
+
+
+def test_evaluate_takes_the_numbers_that_train_has_measured(project: Path, monkeypatch: pytest.MonkeyPatch):
+    import stages.evaluate
+
+    stage("train", "training.max_steps=2")
+    monkeypatch.setattr(stages.evaluate, "measure", None)  # whoever measures again, fails
+    stage("evaluate", "training.max_steps=2")
+    found = json.loads((project / "artifacts" / "metrics" / "held_out.json").read_text())
+    report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
+    assert {when: report[when] for when in ("before", "after")} == found
+    summary = json.loads((project / "artifacts" / "metrics" / "summary.json").read_text())
+    assert summary["eval_loss"] == pytest.approx(found["after"]["loss"], rel=1e-3)
+    assert summary["rows"] == metrics(project)["rows"]
+
+
+def test_the_first_loss_is_that_of_the_first_step(project: Path):
+    stage("train", "tracking.logging_steps=5", "training.max_steps=6")
+    lines = (project / "artifacts" / "plots" / "train.csv").read_text().splitlines()[1:]
+    assert [int(line.split(",")[0]) for line in lines] == [1, 5, 6]
+    assert metrics(project)["loss_first"] == float(lines[0].split(",")[2])
+
+
+def test_peft_opens_the_adapter_by_the_name_in_it(project: Path):
+    from peft import AutoPeftModelForCausalLM
+
+    stage("train", "training.max_steps=1")
+    assert AutoPeftModelForCausalLM.from_pretrained("artifacts/adapter") is not None
+
+
+def test_a_model_that_was_trained_whole_lies_on_the_disk_once(project: Path):
+    whole(project)
+    stage("export", "training.max_steps=1")
+    files = [project / "artifacts" / name / "model.safetensors" for name in ("adapter", "merged", "export")]
+    assert len({file.stat().st_ino for file in files}) == 1

@@ -3,7 +3,10 @@
 import copy
 import json
 import math
+import os
 import shutil
+import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axolotl_core.artifacts import checkpoints
-from axolotl_core.errors import MachineError, TrainError
+from axolotl_core.errors import Interrupted, MachineError, TrainError
 from axolotl_core.evaluation.measure import measure
 from axolotl_core.models.load import device_of, load_model
 from axolotl_core.models.packing import How
@@ -26,6 +29,7 @@ from axolotl_core.params.model import Model
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
 from axolotl_core.training import checkpoint, loss, resume
+from axolotl_core.training import loop as loop_module
 from axolotl_core.training.batches import Batch, RowSource
 from axolotl_core.training.loop import Loop
 from axolotl_core.training.loss import loss_sum, losses
@@ -283,6 +287,10 @@ def test_when_to_evaluate_and_to_save(tmp_path: Path):
     assert [s for s in every if loop({}, {"save_strategy": "no"}).saves(s)] == []
 
 
+WATCHED = lambda inputs: inputs  # noqa: E731
+"""What a test does as each batch of an evaluation comes."""
+
+
 def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = None, training: dict | None = None, **tracking):
     """(log, all weights) of a run over rows in memory, and the step it went on from."""
     settings, rows = Training(**{"learning_rate": 1e-3, "warmup_steps": 1, **(training or {})}), source(LENGTHS)
@@ -292,7 +300,7 @@ def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = N
     held_out = source([12, 20])
 
     def measured(stop) -> dict | None:
-        batches = (batch.place(CPU) for batch in held_out.batches(range(len(held_out)), 2))
+        batches = (WATCHED(batch.place(CPU)) for batch in held_out.batches(range(len(held_out)), 1))
         return measure(partial(losses, model, how=SPLIT), batches, ["memory"], stop=stop)
 
     identity = {"key": key, "params": {"training": settings.identity()}, "inputs": {}}
@@ -535,3 +543,45 @@ def test_measure_without_rows_has_no_number(model):
 def test_the_log_is_plain_json(model, tmp_path: Path):
     outcome, *_ = run(model, tmp_path, 2)
     assert json.loads(json.dumps(outcome.log)) == outcome.log
+
+
+@pytest.mark.parametrize("when", ["in the last step", "in an evaluation", "in the evaluation before the first step"])
+def test_ctrl_c_is_answered_at_once_and_what_it_ends_is_taken_up_again(model, tmp_path: Path, monkeypatch, capfd, when: str):
+    settings = {"eval_steps": 2}
+    straight, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 4, training=settings)
+    press = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    calls = 0
+    if when == "in the last step":
+        inner = loop_module.train_step
+
+        def step(*args, **kwargs):
+            if kwargs["step"] == 4:
+                press()
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(loop_module, "train_step", step)
+    else:
+
+        def once(inputs):
+            nonlocal calls
+            calls += 1
+            if calls == {"in an evaluation": 2, "in the evaluation before the first step": 1}[when]:
+                press()
+            return inputs
+
+        monkeypatch.setattr(sys.modules[__name__], "WATCHED", once)
+    with pytest.raises(Interrupted) as caught:
+        run(copy.deepcopy(model), tmp_path / "cut", 4, training=settings)
+    told = capfd.readouterr().err
+    assert {
+        "in the last step": "stopping after this step (4 of 4), press again to stop now",
+        "in an evaluation": "stopping after this batch of the evaluation (step 2 of 4), which is taken up again",
+        "in the evaluation before the first step": "stopping after this batch of the evaluation (step 0 of 4), which is taken up again",
+    }[when] in told
+    assert caught.value.exit_status == 75
+    monkeypatch.undo()
+    resumed, got, _ = run(copy.deepcopy(model), tmp_path / "cut", 4, training=settings)
+    assert torch.equal(got, wanted)
+    assert [(row["step"], row.get("loss"), row.get("eval_loss")) for row in resumed.log] == [
+        (row["step"], row.get("loss"), row.get("eval_loss")) for row in straight.log
+    ]
