@@ -1,5 +1,6 @@
 """The commands, as a user meets them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -330,9 +331,8 @@ def test_any_option_is_a_flag_of_the_commands_that_people_type(project: Path, ax
 def test_switches_stand_alone_or_with_a_value():
     from axolotl_core.cli.words import config_and_overrides
 
-    file, overrides = config_and_overrides(
-        ["--sample-packing", "a.yml", "--no-tf32", "--flash-attention", "false", "--bf16", "--lora-r", "4"]
-    )
+    words = "--sample-packing a.yml --no-tf32 --flash-attention false --bf16 --lora-r 4"
+    file, overrides = config_and_overrides(words.split())
     assert file == Path("a.yml")
     assert overrides == [
         "packing.sample_packing=true",
@@ -386,7 +386,7 @@ def test_check_opens_the_files(project: Path):
     told = call("check", status=2)
     assert "params.yaml:4: datasets.sums.type: sums.jsonl:1: format jeopardy wants the field 'question', the row has instruction" in told
     assert "the format 'alpaca'" in told
-    assert "params.yaml:13: packing.val_set_size: is 36, and the data sets have 36 rows; lower it" in told
+    assert "packing.val_set_size: is 36, and the data sets have 36 rows; lower it" in told
     assert "adapter.lora_target_modules: the model has no module 'c_attn'" in told
 
 
