@@ -9,6 +9,7 @@ import numpy as np
 
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.datasets import Dataset
+from axolotl_core.progress import progress
 from axolotl_core.sources.files import Files, files_of, fits, place_of, reader
 from axolotl_core.sources.place import Place, resolve
 from axolotl_core.sources.raw import REJECTED, SourceRow, write_raw
@@ -30,6 +31,7 @@ def dataset(job: Job) -> Result:
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(files, job)
     rows = islice(_rows(place, files, data, job, lambda note: notes.update({note: None})), data.max_rows)
+    rows = progress(rows, data.max_rows, f"fetch {job.step.dataset}", "rows")
     facts = write_raw(job.out, rows, data.path, skip=data.on_bad_row == "skip", max_bytes=data.max_bytes)
     skipped = f" ({facts['malformed']:,} malformed left out, see {REJECTED})" if "malformed" in facts else ""
     said = f"{facts['rows']:,} rows of {data.path}{files.said() if files else ''}{skipped}"

@@ -73,7 +73,7 @@ STAGES = (
     Stage(
         "tokenize",
         "stages.tokenize:run",
-        3,
+        4,
         ("datasets", "prompt"),
         ("raw/{}", "tokenizer"),
         "tokens/{}",

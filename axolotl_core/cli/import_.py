@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
+from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli.project import PARAMS
-from axolotl_core.cli.templates import written
+from axolotl_core.cli.templates import keep, written
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import Document, read
 from axolotl_core.params.flat.fate import Fate
@@ -37,7 +38,10 @@ def command(old: Path, out: Path, num_gpus: int | None, force: bool) -> None:
         raise ParamsError(f"{out}: is there already; --force replaces it, --out writes elsewhere")
     processes = num_gpus or _gpus()
     made = translate(document, processes)
-    out.write_text(written(made.document), encoding="utf-8")
+    new = written(made.document)
+    if out.exists() and out.read_text(encoding="utf-8", errors="replace") != new:
+        keep(out)
+    write_atomically(out, new.encode())
     for fate in made.fates:
         if fate.fate != "left out":
             click.echo(f"  {fate.option:<32} {fate.fate:<11} {fate.told}")

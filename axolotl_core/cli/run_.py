@@ -1,7 +1,6 @@
 """axolotl run"""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli import report_
 from axolotl_core.cli.project import PARAMS, graph_of, open_project
-from axolotl_core.cli.templates import shipped, written
+from axolotl_core.cli.templates import keep, shipped, written
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import read, text_of
 from axolotl_core.params.edit import edited, with_sections
@@ -88,24 +87,12 @@ def activate(file: Path, target: Path, overrides: tuple[str, ...]) -> None:
     if old == new:
         return
     if old is not None and not _same_file(file, target):
-        _keep(target, old)
+        keep(target)
     write_atomically(target, new.encode())
 
 
 def _same_file(file: Path, target: Path) -> bool:
     return target.is_file() and file.is_file() and file.samefile(target)
-
-
-def _keep(target: Path, old: str) -> None:
-    """Unless it is a pipeline that is there anyway."""
-    known = {path.read_text(encoding="utf-8") for path in (*shipped().values(), *Path("pipelines").glob("*.yaml"))}
-    if old in known:
-        return
-    n = 1
-    while (kept := target.with_name(f"params.kept-{n}.yaml")).exists():
-        n += 1
-    shutil.copyfile(target, kept)
-    click.echo(f"kept your {target} as {kept}")
 
 
 def _file(source: str) -> Path:

@@ -1,10 +1,12 @@
 """The params files that come with axolotl, and params files written anew."""
 
+import shutil
 from importlib import resources
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import click
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
@@ -32,6 +34,18 @@ def template(name: str) -> Path:
 def page() -> Path:
     """The page that `dvc plots show` fills, with vega in it: DVC's own loads that from a CDN."""
     return template(DEFAULT).parent / "plots" / "page.html"
+
+
+def keep(target: Path) -> None:
+    """Copy a params file that is about to be replaced to another name, unless it is a pipeline that is there anyway."""
+    known = {path.read_text(encoding="utf-8") for path in (*shipped().values(), *Path("pipelines").glob("*.yaml"))}
+    if target.read_text(encoding="utf-8", errors="replace") in known:
+        return
+    n = 1
+    while (kept := target.with_name(f"{target.stem}.kept-{n}{target.suffix}")).exists():
+        n += 1
+    shutil.copyfile(target, kept)
+    click.echo(f"kept your {target} as {kept}")
 
 
 def starter_data() -> Path:

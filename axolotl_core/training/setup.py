@@ -107,6 +107,8 @@ def unfreeze(model: Any, patterns: Sequence[str]) -> None:
     names = [name for name, _ in model.named_parameters()]
     matched: set[str] = set()
     for pattern in patterns:
+        if re.search(r"\[\d*:\d*\]$", pattern):
+            raise ParamsError(f"training.unfrozen_parameters: '{pattern}' names a range of rows; only whole parameters are trained or not")
         try:
             found = [name for name in names if re.match(pattern, name)]
         except re.error as error:

@@ -295,6 +295,8 @@ def test_unfrozen_parameters_are_trained_and_no_other(project: Path):
     assert metrics(project)["trained_parameters"] == sum(before[name].numel() for name in moved)
     with pytest.raises(ParamsError, match=r"training.unfrozen_parameters: 'layer_9' matches no parameter; one is called model\."):
         stage("train", "training.unfrozen_parameters=[layer_9]")
+    with pytest.raises(ParamsError, match="names a range of rows; only whole parameters are trained or not"):
+        stage("train", "training.unfrozen_parameters=['lm_head.weight[:32000]']")
 
 
 def test_embeddings_grow_to_a_multiple_of_32_and_stay_so(project: Path):
