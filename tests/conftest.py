@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -178,3 +178,12 @@ def stage(name: str, *overrides: str, only: bool = False, force: bool = False) -
     from stages.run import run
 
     return run(*open_project(Path("params.yaml"), overrides), name, only=only, force=force)
+
+
+@pytest.fixture
+def not_compiled() -> Iterator[None]:
+    """torchao compiles its optimizers, which takes half a minute on a CPU; the update is the same without."""
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -26,6 +26,8 @@ Schedules = Literal[
 Optimizers = Literal[
     "adamw_torch",
     "adamw_torch_fused",
+    "adamw_torch_8bit",
+    "adamw_torch_4bit",
     "adamw_bnb_8bit",
     "paged_adamw_32bit",
     "paged_adamw_8bit",
@@ -71,7 +73,8 @@ class Training(Section):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Warmup as a share of the run."""
     optimizer: Optimizers = "adamw_torch"
-    """Which optimizer. 8-bit, paged and Lion are those of bitsandbytes."""
+    """Which optimizer. adamw_torch_8bit and _4bit are torchao's, where it is installed; other 8-bit, paged and Lion ones are those of
+    bitsandbytes."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay, decoupled where the optimizer is (Loshchilov & Hutter 2017, arXiv 1711.05101); not on norms and biases."""
     decay_norms_and_biases: bool = False

@@ -35,6 +35,18 @@ def _bitsandbytes(name: str, **more: Any) -> Callable[[Groups, Training], Optimi
     return make
 
 
+def _torchao(name: str) -> Callable[[Groups, Training], Optimizer]:
+    def make(groups: Groups, training: Training) -> Optimizer:
+        try:
+            import torchao.optim
+        except ImportError as error:
+            raise MachineError(f"training.optimizer: torchao is missing ({error}); pip install 'axolotl[torchao]'") from None
+        optimizer: Optimizer = getattr(torchao.optim, name)(groups, **_adam(training))
+        return optimizer
+
+    return make
+
+
 def _library() -> Any:
     try:
         import bitsandbytes
@@ -55,6 +67,8 @@ OPTIMIZERS: dict[str, Callable[[Groups, Training], Optimizer]] = {
     "adafactor": _adafactor,
     "sgd": lambda groups, training: SGD(groups, lr=training.learning_rate),
     "adagrad": lambda groups, training: Adagrad(groups, lr=training.learning_rate),
+    "adamw_torch_8bit": _torchao("AdamW8bit"),
+    "adamw_torch_4bit": _torchao("AdamW4bit"),
     "adamw_bnb_8bit": _bitsandbytes("AdamW8bit"),
     "paged_adamw_32bit": _bitsandbytes("PagedAdamW32bit"),
     "paged_adamw_8bit": _bitsandbytes("PagedAdamW8bit"),
@@ -95,7 +109,11 @@ def _share(name: str, training: Training, adapter: Adapter) -> float:
 def set_rates(optimizer: Optimizer, learning_rate: float, momentum: float | None) -> None:
     """Learning rate of the coming step, and Adam's first beta where the schedule moves it."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group["share"]
+        rate = learning_rate * group["share"]
+        if isinstance(group["lr"], torch.Tensor):  # torchao's update is compiled, a number would compile it anew
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
         if momentum is not None and "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
 

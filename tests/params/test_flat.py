@@ -189,7 +189,7 @@ BASE = "base_model: x\ndatasets: [{path: a.jsonl, type: alpaca}]\n"
         ("warmup_steps: 0.1\n", "training", {"warmup_steps": 0.1}),
         ("lr_scheduler: constant\nwarmup_ratio: 0.1\n", "training", {"lr_scheduler": "constant"}),
         ("adam_eps: 1e-6\n", "training", {"adam_epsilon": 1e-6}),
-        ("optimizer: adamw_torch_8bit\n", "training", {"optimizer": "adamw_bnb_8bit"}),
+        ("optimizer: ao_adamw_8bit\n", "training", {"optimizer": "adamw_torch_8bit"}),
         ("optimizer: adamw_8bit\n", "training", {"optimizer": "adamw_bnb_8bit"}),
         ("cosine_min_lr_ratio: 0.1\n", "training", {"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}),
         ("tokens: {pad_token: <p>, bos_token: <s>}\n", "tokenizer", {"special_tokens": {"pad_token": "<p>", "bos_token": "<s>"}}),
@@ -223,6 +223,15 @@ def test_spellings_of_axolotl_and_what_they_are_here(tmp_path: Path, old: str, s
     values, fates = made_of(tmp_path, BASE + old)
     assert values.get(section, {}) == wanted
     assert {line.split(":")[0] for line in old.splitlines()} <= {option.split(":")[0] for option in fates}
+
+
+def test_optimizers_of_torchao_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from axolotl_core.params.flat import values
+
+    monkeypatch.setattr(values, "find_spec", lambda _: None)
+    made, fates = made_of(tmp_path, BASE + "optimizer: adamw_torch_4bit\n")
+    assert made["training"] == {"optimizer": "adamw_bnb_8bit"}
+    assert "torchao is not installed" in fates["optimizer"][1]
 
 
 @pytest.mark.parametrize(

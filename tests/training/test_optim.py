@@ -18,7 +18,7 @@ def test_the_names_of_the_params_are_those_of_the_table():
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_every_optimizer_lowers_a_quadratic(name: str):
+def test_every_optimizer_lowers_a_quadratic(name: str, not_compiled: None):
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(128, 64))  # above 4,096 values, where 8-bit states begin
     optimizer = make_optimizer([("w", weight)], Training(optimizer=name, learning_rate=0.05), Adapter())
@@ -28,7 +28,7 @@ def test_every_optimizer_lowers_a_quadratic(name: str):
         weight.square().sum().backward()
         optimizer.step()
     assert float(weight.detach().square().mean()) < before * 0.7
-    if "8bit" in name:
+    if "8bit" in name and "torch" not in name:
         assert torch.uint8 in {value.dtype for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)}
 
 

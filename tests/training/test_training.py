@@ -478,9 +478,9 @@ def test_a_kill_between_a_better_evaluation_and_the_next_checkpoint_costs_the_st
     assert torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor", "sgd", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor", "sgd", "adagrad", "adamw_torch_8bit", "adamw_torch_4bit"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_optimizer_resumes_to_the_bit(model, tmp_path: Path, optimizer: str, dtype: torch.dtype):
+def test_every_optimizer_resumes_to_the_bit(model, tmp_path: Path, optimizer: str, dtype: torch.dtype, not_compiled: None):
     training, model = {"optimizer": optimizer}, model.to(dtype)
     _, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 4, training=training)
     run(copy.deepcopy(model), tmp_path / "cut", 4, training=training)

@@ -1,5 +1,6 @@
 """Options whose value is spelled otherwise here: what Axolotl writes → what params.yaml takes."""
 
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any, get_args
 
@@ -17,12 +18,14 @@ SAME_OPTIMIZERS = {
     "optimi_adamw": ("adamw_torch", "the weights that are trained are in fp32 here"),
     "lion": ("lion_32bit", "bitsandbytes in 32 bit makes the same update"),
     "lion_pytorch": ("lion_32bit", "bitsandbytes in 32 bit makes the same update"),
-    **dict.fromkeys(("adamw_torch_8bit", "ao_adamw_8bit"), ("adamw_bnb_8bit", "bitsandbytes keeps the state in 8 bit blocks too")),
-    **dict.fromkeys(("adamw_torch_4bit", "ao_adamw_4bit"), ("adamw_bnb_8bit", "bitsandbytes has 8 bit as its smallest state")),
     "ao_adamw_fp8": ("adamw_bnb_8bit", "bitsandbytes keeps the state in 8 bit too"),
 }
 """Name → (the nearest optimizer there is, why it is near)."""
-"""`adamw_torch_8bit` and `_4bit` are torchao's, whose states are quantised tensors of a class of their own."""
+OF_TORCHAO = {
+    "adamw_torch_8bit": "torchao is not installed, and bitsandbytes keeps the state in 8-bit blocks too",
+    "adamw_torch_4bit": "torchao is not installed, and bitsandbytes has 8 bit as its smallest state",
+}
+"""Optimizers of torchao → why adamw_bnb_8bit is taken where it is missing, so that the key says what was really run."""
 
 
 OWN_TEMPLATE = "tokenizer_default"
@@ -43,8 +46,11 @@ def models_own(name: Any) -> str:
 
 def optimizer(name: str) -> tuple[str, str] | None:
     """(its name here, why it is near), None for one that is like none here."""
-    if name in get_args(Optimizers):
-        return name, ""
+    plain = f"adamw_torch_{name.removeprefix('ao_adamw_')}" if name.startswith("ao_adamw_") else name
+    if plain in OF_TORCHAO and find_spec("torchao") is None:
+        return "adamw_bnb_8bit", OF_TORCHAO[plain]
+    if plain in get_args(Optimizers):
+        return plain, "" if plain == name else "another name of it"
     return SAME_OPTIMIZERS.get(name)
 
 
