@@ -35,6 +35,8 @@ def rows(project: Project, params: Params) -> Iterator[tuple[str, str]]:
 
 
 def _misfit(project: Project, data: Dataset) -> str | None:
+    if data.on_bad_row == "skip":
+        return None
     format = format_of(data, project.root)
     try:
         for place, row in islice(_rows(project, data), LOOKED_AT):
@@ -48,16 +50,19 @@ def _misfit(project: Project, data: Dataset) -> str | None:
 
 
 def _tried(data: Dataset, format: Any, row: dict[str, Any], root: Path) -> None:
-    """Read a row as tokenize will. A conversation is tried with ChatML where its template is the tokenizer's, which is not known here."""
+    """Read a row as tokenize will; of a conversation only what it is, where its template is the tokenizer's, which is not known here."""
     if data.type != "chat_template":
         with suppress(LookupError):  # a format that reads rows only when it knows the tokenizer
             read(format, row)
         return
-    from axolotl_core.formats.chat_template import written
+    from axolotl_core.formats.chat_template import looked_at, written
     from axolotl_core.prompts.template import ChatTemplate
-    from axolotl_core.prompts.templates import shipped, template_of
+    from axolotl_core.prompts.templates import template_of
 
-    source = template_of(data, root).source or shipped("chatml")
+    source = template_of(data, root).source
+    if source is None:
+        looked_at(data, row)
+        return
     written(data, ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}, data.chat_template_kwargs)).read(row)
 
 

@@ -10,7 +10,7 @@ from axolotl_core.cli.templates import keep, written
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import Document, read
 from axolotl_core.params.flat.fate import Fate
-from axolotl_core.params.flat.translate import batch_of, is_flat, place_of, translate
+from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, replicas, translate
 from axolotl_core.params.load import load
 
 
@@ -46,14 +46,22 @@ def command(old: Path, out: Path, num_gpus: int | None, force: bool) -> None:
         if fate.fate != "left out":
             click.echo(f"  {fate.option:<32} {fate.fate:<11} {fate.told}")
     _tell_left_out(document, [fate for fate in made.fates if fate.fate == "left out"])
-    rows, each = batch_of(document.values)
-    given = "as --num-gpus says" if num_gpus else "as this machine has; --num-gpus says another number"
-    click.echo(f"batch_size {rows * processes} = {each} × {processes} GPU{'s' * (processes > 1)}, {given}")
+    _tell_batch(document, processes, num_gpus)
     click.echo(f"wrote {out}")
     try:
         load(out)
     except ParamsError as error:
         click.echo(f"before it runs:\n{error}", err=True)
+
+
+def _tell_batch(document: Document, processes: int, num_gpus: int | None) -> None:
+    if not countable(document.values):
+        return
+    rows, each = batch_of(document.values)
+    copies = replicas(document.values, processes) or 1
+    shared = f" ({processes} GPUs, those of a tensor or context parallel group share their rows)" if copies != processes else ""
+    given = "as --num-gpus says" if num_gpus else "as this machine has; --num-gpus says another number"
+    click.echo(f"batch_size {rows * copies} = {each} × {copies} GPU{'s' * (copies > 1)}{shared}, {given}")
 
 
 def _tell_left_out(document: Document, fates: list[Fate]) -> None:

@@ -61,17 +61,29 @@ def config_and_overrides(words: Sequence[str]) -> tuple[Path, list[str]]:
 def _value_after(place: str, left: list[str], on: bool) -> str:
     """The next word, or true for a switch that stands alone (false for `--no-…`)."""
     switch = _is_switch(place)
-    if left and not left[0].startswith("--") and not (switch and left[0] not in ("true", "false", "null")):
-        return left.pop(0)
+    if left and not left[0].startswith("--") and _is_value(left[0], switch):
+        word = left.pop(0)
+        return word.lower() if switch and word.lower() in ("true", "false") else word
     if switch:
         return "true" if on else "false"
     raise ParamsError(f"--{place.rpartition('.')[2].replace('_', '-')} has no value, wanted one behind it")
 
 
-def _is_switch(place: str) -> bool:
+def _is_value(word: str, switch: str | None) -> bool:
+    """Whether the word behind an option is its value; a switch may stand alone in front of the params file."""
+    if switch is None or word.lower() in ("true", "false", "null"):
+        return True
+    return switch == "or more" and Path(word).suffix not in (".yml", ".yaml") and not ASSIGNED.fullmatch(word)
+
+
+def _is_switch(place: str) -> str | None:
+    """`only` for an option that is true or false, `or more` for one that takes words too (`bf16: auto`), None for any other."""
     section, _, option = place.partition(".")
     kind = SECTIONS.get(section)
-    return kind is not None and option in kind.model_fields and "bool" in str(kind.model_fields[option].annotation)
+    shown = str(kind.model_fields[option].annotation) if kind is not None and option in kind.model_fields else ""
+    if "bool" not in shown:
+        return None
+    return "or more" if re.search("Literal|str|list", shown) else "only"
 
 
 def _place(name: str) -> tuple[str, bool]:

@@ -37,7 +37,10 @@ FIELDS, ROLE_KEYS, CONTENT_KEYS = ("messages", "conversations"), ("role", "from"
 CLOCK = "strftime_now"
 REASONING = "reasoning_content"
 """What templates call a message's reasoning."""
-THOUGHT = re.compile(r"\s*<(?P<tag>think|thinking|reasoning)>(?P<thought>.*?)</(?P=tag)>\n*", re.DOTALL)
+THOUGHT = re.compile(
+    r"\s*(?:<(?P<tag>think|thinking|reasoning)>(?P<thought>.*?)</(?P=tag)>|<\|begin_of_thought\|>(?P<other>.*?)<\|end_of_thought\|>)\n*",
+    re.DOTALL,
+)
 SAID = frozenset({"tool_calls", "reasoning_content", "thinking"})
 """Keys besides the content with which a message says something."""
 ROLES = {
@@ -80,7 +83,8 @@ def written(data: Dataset, template: ChatTemplate) -> Format:
 
     def read(row: Row) -> Example:
         messages, on = _messages(row, data, roles)
-        wanted = [i for i, message in enumerate(messages) if on[i] and message["role"] in train and _says_something(message)]
+        asked = [message["role"] in train if on[i] is None else on[i] for i, message in enumerate(messages)]
+        wanted = [i for i, message in enumerate(messages) if asked[i] and _says_something(message)]
         tools = _decoded(row.get(data.field_tools or "tools")) or None
         if ends == "all":
             text, spans = template.spans(messages, tools, range(len(messages)))
@@ -134,8 +138,13 @@ def _roles(data: Dataset) -> dict[str, str]:
     return {**ROLES, **{theirs: ours for ours, names in data.roles.items() for theirs in names}}
 
 
-def _messages(row: Row, data: Dataset, roles: dict[str, str]) -> tuple[list[Message], list[bool]]:
-    """The messages as templates want them, and which of them the row itself lets train."""
+def looked_at(data: Dataset, row: Row) -> None:
+    """Whether a row is a conversation, its template aside. Raises DataError."""
+    _messages(row, data, _roles(data))
+
+
+def _messages(row: Row, data: Dataset, roles: dict[str, str]) -> tuple[list[Message], list[bool | None]]:
+    """The messages as templates want them, and whether the row itself says that one is trained; None where it says nothing."""
     field = data.field_messages or next((f for f in FIELDS if f in row), FIELDS[0])
     if field not in row:
         wanted = f"'{field}'" if data.field_messages else "'messages' or 'conversations'"
@@ -168,7 +177,8 @@ def _messages(row: Row, data: Dataset, roles: dict[str, str]) -> tuple[list[Mess
             content, thought = _split(content)
             rest = {**({data.template_thinking_key or REASONING: thought} if thought else {}), **rest}
         messages.append({"role": roles[role], "content": content, **rest})
-    on = [message.get(data.message_field_training or "", True) is not False for message in found]
+    flags = [message.get(data.message_field_training or "") for message in found]
+    on = [flag if isinstance(flag, bool) else None for flag in flags]
     kept = [i for i, message in enumerate(messages) if not (data.drop_system_message and message["role"] == "system")]
     return [messages[i] for i in kept], [on[i] for i in kept]
 
@@ -198,7 +208,7 @@ def _split(content: str) -> tuple[str, str]:
     ('Four.', 'Two and two.')
     """
     found = THOUGHT.match(content)
-    return (content[found.end() :], found["thought"].strip("\n")) if found else (content, "")
+    return (content[found.end() :], (found["thought"] or found["other"] or "").strip("\n")) if found else (content, "")
 
 
 def _says_something(message: Message) -> bool:

@@ -105,7 +105,7 @@ class Dataset(Section):
     split_thinking: bool = False
     """Take what an answer has between `<think>` and `</think>` at its beginning for its reasoning."""
     message_field_training: str | None = None
-    """Key that switches training off where a message has false there."""
+    """Key of a message with true or false, which says whether it is trained, whatever its role; as roles_to_train where it has none."""
     roles: dict[Literal["system", "user", "assistant", "tool"], list[str]] = {}
     """More names that the data gives to roles, `{assistant: [bot]}`."""
     drop_system_message: bool = False

@@ -103,6 +103,9 @@ def parsed(text: str, source: str) -> Document:
         raise ParamsError(f"{source}: got {type(tree).__name__}, wanted a mapping of sections such as `model:`")
     document = Document(source, {})
     document.values = _plain(tree, (), document)
+    for key in document.values:
+        if not isinstance(key, str):
+            raise ParamsError(f"{document.place((key,))}: got the key {key!r}, wanted the name of a section or of an option")
     document.comments = _comments(text.splitlines(), tree, document)
     return document
 
@@ -118,18 +121,19 @@ def scalar(text: str) -> Any:
 def _plain(node: Any, where: Where, document: Document) -> Any:
     if isinstance(node, CommentedMap):
         for key in node:
-            if key in node.lc.data:  # a key that `<<` merged in has no line of its own
+            if key in (node.lc.data or ()):  # a key that `<<` merged in has no line of its own
                 document.lines[(*where, key)] = node.lc.key(key)[0] + 1
         return {key: _plain(value, (*where, key), document) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
         for i in range(len(node)):
-            document.lines[(*where, i)] = node.lc.item(i)[0] + 1
+            if i in (node.lc.data or ()):
+                document.lines[(*where, i)] = node.lc.item(i)[0] + 1
         return [_plain(value, (*where, i), document) for i, value in enumerate(node)]
     if isinstance(node, bool) or node is None:
         return node
     for kind in (int, float, str):  # ruamel's ScalarFloat and friends carry their formatting along
         if isinstance(node, kind):
-            if type(node) is not kind:
+            if type(node) is not kind and not getattr(getattr(node, "anchor", None), "value", None):
                 document.spelled[where] = node
             return kind(node)
     return node
@@ -178,7 +182,7 @@ def _behind(node: Any, where: Where) -> dict[Where, str]:
     found: dict[Where, str] = {}
     if isinstance(node, CommentedMap | CommentedSeq):
         for key, tokens in node.ca.items.items():
-            line = node.lc.data[key][0] if key in node.lc.data else None
+            line = node.lc.data[key][0] if key in (node.lc.data or ()) else None
             for token in tokens or ():
                 if hasattr(token, "value") and token.start_mark.line == line and token.value.startswith("#"):
                     found[(*where, key)] = token.value.split("\n")[0].removeprefix("#").strip()

@@ -6,6 +6,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
+from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import Where, parsed, scalar
 
 INDENT = 2
@@ -30,22 +31,42 @@ def edited(text: str, where: Where, value: str) -> str:
         node = node[key]
     node[where[-1]] = scalar(value)
     made = _edited(text, where, _typed(value))
-    if parsed(made, "params.yaml").values != wanted:  # a shape of YAML that is not foreseen here
+    if _values(made) != wanted:  # a shape that is not foreseen here
         made = _rewritten(text, where, scalar(value))
-    return made
+    if _values(made) == wanted:
+        return made
+    raise ParamsError(f"{'.'.join(map(str, where))} cannot be changed in this file (an anchor or an alias?); change it with an editor")
+
+
+def _values(text: str) -> Any:
+    try:
+        return parsed(text, "params.yaml").values
+    except ParamsError:
+        return None
 
 
 def with_sections(text: str, names: list[str]) -> str:
     """The text with an empty section for each of the names that it lacks."""
     have = parsed(text, "params.yaml").values
-    missing = "".join(f"{name}: {{}}\n" for name in names if name not in have)
-    return text if not missing else f"{text.rstrip()}\n\n{missing}"
+    missing = [name for name in names if name not in have]
+    if not missing:
+        return text
+    made = f"{text.rstrip()}\n\n" + "".join(f"{name}: {{}}\n" for name in missing)
+    if _values(made) == {**have, **{name: {} for name in missing}}:
+        return made
+    yaml, out = YAML(), StringIO()  # in braces, or with an end of the document
+    yaml.width = 10**6
+    tree = yaml.load(text)
+    for name in missing:
+        tree[name] = {}
+    yaml.dump(tree, out)
+    return out.getvalue()
 
 
 def _typed(value: str) -> str:
     """As one writes it in YAML: text that reads as itself, or in quotes."""
     found = scalar(value)
-    if "\n" not in value and not (isinstance(found, str) and found != value) and "#" not in value:
+    if not isinstance(found, str) and "\n" not in value and "#" not in value:
         return value
     out = StringIO()
     yaml = YAML()
@@ -63,7 +84,7 @@ def _edited(text: str, where: Where, value: str) -> str:
     for depth, key in enumerate(where):
         pair = next(((k, v) for k, v in node.value if k.value == str(key)), None) if isinstance(node, MappingNode) else None
         if pair is None:
-            return _added(text, node, where[depth:], value)
+            return _added(text, node, where[depth:], value) if isinstance(node, MappingNode) else text
         name, node = pair
         if depth < len(where) - 1 and isinstance(node, ScalarNode):  # an empty section
             inner = _nested(where[depth + 1 :], value, name.start_mark.column + INDENT)

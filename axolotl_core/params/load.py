@@ -15,7 +15,7 @@ from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params import rules
 from axolotl_core.params.document import Document, Where, read, scalar
 from axolotl_core.params.flat.sectioned import rename_in_datasets, revive, with_names
-from axolotl_core.params.flat.translate import is_flat, place_of, translate, what_became_of
+from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, translate, what_became_of
 from axolotl_core.params.section import Section, acted_on, show
 from axolotl_core.params.whole import SECTIONS, Params, section_of
 
@@ -50,7 +50,11 @@ def sections_of(path: Path) -> tuple[Document, list[str]]:
         left_out = "\n".join(f"{document.place(place_of(fate))}: '{fate.option}' is left out: {fate.told}" for fate in stops)
         raise ParamsError(f"{left_out}\n{path}: `axolotl import {path}` writes a params.yaml without {_them(len(stops))}")
     told = [fate for fate in made.fates if fate.fate == "replaced" or (fate.fate == "left out" and not fate.stops)]
-    return made.document, [f"{document.place(place_of(fate))}: {fate.option} → {fate.told}" for fate in told]
+    lines = [f"{document.place(place_of(fate))}: {fate.option} → {fate.told}" for fate in told]
+    if countable(document.values) and not made.document.values.get("machine", {}).get("num_processes"):
+        rows, each = batch_of(document.values)
+        lines.append(f"{path}: batch_size {rows} = {each}; Axolotl takes so many on each GPU: --batch-size, or `axolotl import --num-gpus`")
+    return made.document, lines
 
 
 def _them(count: int) -> str:

@@ -111,6 +111,7 @@ class ChatTemplate:
         Raises DataError where a wanted message is not in the text.
         """
         text = self.render(messages, tools)
+        self._writes_tools(messages, tools)
         if self.marks_generation:
             return _enclosed(text, messages, wanted)
         places = self._by_skeleton(text, messages, tools) or {}
@@ -128,6 +129,24 @@ class ChatTemplate:
                 start -= 1
             found.append(Span(i, start, self._turn_end(text, end) if with_end else end))
         return text, found
+
+    def _writes_tools(self, messages: Sequence[Message], tools: Any) -> None:
+        """Raises DataError where tool calls or what a tool said leave no trace in the text, as in templates that know no tools."""
+        for i, message in enumerate(messages):
+            if message.get("tool_calls") and len(marked := _marked(message)) > 2:
+                versions, what = [marked[2]], "tool calls"
+            elif message["role"] == "tool":
+                versions, what = [{**message, "content": MARK}, {"role": "tool", "content": MARK}], "content"
+            else:
+                continue
+            for version in versions:
+                try:
+                    if MARK in self.render([version if j == i else m for j, m in enumerate(messages)], tools):
+                        break
+                except DataError:
+                    break  # it refuses the mark, so it looks at what it gets
+            else:
+                raise DataError(f"the chat template does not write the {what} of message {i + 1}, from '{message['role']}'")
 
     def with_end(self, text: str, span: Span) -> Span:
         """The span with the token that ends its turn."""

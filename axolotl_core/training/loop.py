@@ -79,7 +79,13 @@ class Loop:
         if start:
             self._restore(start)
         tracker = Tracker(
-            self.plan.total, done, self.log, self._every(self.tracking.logging_steps) or 1, self.listeners, quiet=not self.parallel.main
+            self.plan.total,
+            done,
+            self.log,
+            self._every(self.tracking.logging_steps) or 1,
+            self.listeners,
+            watch=self.training.loss_watchdog_threshold,
+            quiet=not self.parallel.main,
         )
         for sentence in told:
             tracker.say(sentence)
@@ -95,7 +101,6 @@ class Loop:
 
     def _steps(self, done: int, tracker: Tracker, signals: Signals) -> int:
         waiting: list[tuple[Report, float]] = []
-        losses = [row["loss"] for row in self.log if "loss" in row]
         stop = False
 
         def read_all() -> bool:
@@ -105,8 +110,7 @@ class Loop:
                 numbers = report.arrive()
                 tracker.step(report.step, report.step / self.plan.steps_per_epoch, numbers, learning_rate)
                 asked |= numbers.stop
-                losses.append(numbers.loss)
-                if is_lost(losses, self.training):
+                if is_lost(self.log, report.step, self.training):
                     raise TrainError(
                         f"step {report.step}: the loss was above loss_watchdog_threshold {self.training.loss_watchdog_threshold:g} for "
                         f"{self.training.loss_watchdog_patience} steps, it is {numbers.loss:.3f}; lower learning_rate, or look at the data"
@@ -126,6 +130,8 @@ class Loop:
                 forget(whole.inner(self.parallel.optimizer), reset, keep=1 - self.prune)
                 tracker.say(f"step {step - 1}/{self.plan.total}  merged into the base, the adapter begins anew")
             signals.doing = f"step ({step} of {self.plan.total})"
+            if self.parallel.world > 1 and self.parallel.device.type == "cuda":  # its flag is read when the next one is under way
+                signals.doing += " or the one behind it"
             learning_rate = self.training.learning_rate * self.schedule.factor(step - 1)
             momentum = self.schedule.momentum(step - 1) if self.schedule.momentum else None
             set_rates(self.parallel.optimizer, learning_rate, momentum)
@@ -139,7 +145,8 @@ class Loop:
                 stop=lambda: signals.caught is not None,
             )
             stop |= read_all()
-            stop |= self.parallel.world == 1 and signals.caught is not None
+            if report.arrived is None or self.parallel.world == 1:  # nobody waits for a device, so the step under way is the last
+                stop |= self.parallel.any(signals.caught is not None)
             waiting.append((report, learning_rate))
             evaluates, saves = self.measure is not None and self.evaluates(step), self.saves(step)
             if evaluates or saves or stop or report.arrived is None or step == self.plan.total:

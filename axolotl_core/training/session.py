@@ -166,7 +166,10 @@ def train_model(
         if written.rounding:
             found["rounding"] = asdict(written.rounding)
         taken = {row["step"]: row.get(HELD_OUT) for row in outcome.log if "eval_loss" in row}
-        seen_here = {"before": taken.get(0) if branch is None else None, "after": None if written.rounding else taken.get(outcome.step)}
+        base_was_seen = branch is None and adapter.lora_model_dir is None
+        seen_here = {"before": taken.get(0) if base_was_seen else None, "after": taken.get(outcome.step)}
+        if written.rounding:  # what was measured is not what was written, and both are measured in one precision
+            seen_here = dict.fromkeys(seen_here)
         return Trained(outcome.log, written.kind, found, seen_here)
 
 

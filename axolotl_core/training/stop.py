@@ -6,7 +6,7 @@ All of it is read from the log, which a checkpoint holds, so a resumed run stops
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -54,11 +54,17 @@ def is_over(log: list[dict[str, Any]], training: Training, since: int = 0) -> bo
     return sum(row["step"] > best for row in log if row.get(column) is not None) >= patience
 
 
-def is_lost(losses: Sequence[float], training: Training) -> bool:
-    """Whether the newest `loss_watchdog_patience` losses of steps are all above loss_watchdog_threshold."""
-    last = losses[-training.loss_watchdog_patience :]
+def is_lost(log: list[dict[str, Any]], step: int, training: Training) -> bool:
+    """Whether the losses of the last `loss_watchdog_patience` steps up to `step` are all above loss_watchdog_threshold.
+
+    Each step of such a loss has a row in the log.
+    """
     threshold = training.loss_watchdog_threshold
-    return threshold is not None and len(last) == training.loss_watchdog_patience and min(last) > threshold
+    if threshold is None:
+        return False
+    last = range(step - training.loss_watchdog_patience + 1, step + 1)
+    high = {row["step"] for row in log[-2 * len(last) - 2 :] if row.get("loss", 0) > threshold}
+    return high.issuperset(last)
 
 
 SAME_PRESS_S = 1.0

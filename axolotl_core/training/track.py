@@ -40,7 +40,7 @@ class Listener(Protocol):
 class Tracker:
     """Collects a row of the log for the first step and every `logging_steps`, and shows loss, learning rate, tokens/s and time left.
 
-    quiet: a process that only trains along.
+    watch: a step whose loss is above this has a row too, so that a resumed run knows of it; quiet: a process that only trains along.
     """
 
     def __init__(
@@ -51,9 +51,11 @@ class Tracker:
         logging_steps: int,
         listeners: Sequence[Listener] = (),
         *,
+        watch: float | None = None,
         quiet: bool = False,
     ) -> None:
         self.log, self.total, self.logging_steps, self.listeners, self.quiet = log, total, logging_steps, listeners, quiet
+        self.watch = watch
         self.first, self.started = done, time.monotonic()
         self.last_line = self.last_step = self.started
         self.speeds: list[float] = []
@@ -65,7 +67,7 @@ class Tracker:
         seconds, self.last_step = max(1e-9, now - self.last_step), now
         speed = numbers.tokens / seconds
         self.speeds.append(speed)
-        if step % self.logging_steps == 0 or step in (1, self.total):
+        if step % self.logging_steps == 0 or step in (1, self.total) or (self.watch is not None and numbers.loss > self.watch):
             row = {"step": step, "epoch": round(epoch, 4), "loss": numbers.loss, "learning_rate": learning_rate}
             row |= {"grad_norm": numbers.grad_norm, "tokens_per_s": round(speed, 1), "step_s": round(seconds, 4)}
             self._add(row | {"memory_gib": round(peak_memory() / 2**30, 3)})

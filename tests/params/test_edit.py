@@ -2,6 +2,7 @@
 
 import pytest
 
+from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import parsed
 from axolotl_core.params.edit import edited, with_sections
 
@@ -45,11 +46,28 @@ def test_only_the_place_of_the_option_changes(where: str, value: str, old: str, 
     assert edited(TEXT, tuple(where.split(".")), value) == TEXT.replace(old, new)
 
 
-def test_what_is_written_is_what_was_meant():
-    text = edited("a: &x {b: 1}\nc: *x\n", ("c", "b"), "2")  # an alias is no place to write to
-    assert parsed(text, "f").values["c"] == {"b": 2}
+def test_what_cannot_be_changed_alone_is_told():
+    with pytest.raises(ParamsError, match=r"c\.b cannot be changed in this file \(an anchor or an alias\?\)"):
+        edited("a: &x {b: 1}\nc: *x\n", ("c", "b"), "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "wanted"),
+    [
+        ("a: {b: 1}\n", "*.jsonl", "*.jsonl"),
+        ("a: {b: 1}\n", "[INST] {x} [/INST]", "[INST] {x} [/INST]"),
+        ("a:\n  c: |\n    text\n  d: 1\n", "x", "x"),
+        ("a: ~\n", "2", 2),
+        ("a:\n  c:\n", "2", 2),
+        ('{"a": {"c": 1}}\n', "2", 2),
+    ],
+)
+def test_odd_values_and_shapes_are_written_right(text: str, value: str, wanted: object):
+    assert parsed(edited(text, ("a", "b"), value), "f").values["a"]["b"] == wanted
 
 
 def test_sections_that_are_missing_are_added_at_the_end():
     assert with_sections("model: {}\n", ["model", "export"]) == "model: {}\n\nexport: {}\n"
     assert with_sections("model: {}\n", ["model"]) == "model: {}\n"
+    for text in ('{"model": {}}\n', "model: {}\n...\n"):
+        assert parsed(with_sections(text, ["model", "export"]), "f").values == {"model": {}, "export": {}}

@@ -88,7 +88,11 @@ def test_an_optimizer_whose_library_is_gone_becomes_the_nearest_living_one_and_i
     params = load(flat(tmp_path, FLAT.replace("adamw_hf", dead)), tell=told.append)
     living, why = SAME_OPTIMIZERS[dead]
     assert params.training.optimizer == living
-    assert told == [f"{tmp_path / 'old.yml'}:19: optimizer → training.optimizer: {living} for {dead}: {why}"]
+    assert told[0] == f"{tmp_path / 'old.yml'}:19: optimizer → training.optimizer: {living} for {dead}: {why}"
+    assert told[1].endswith(
+        "batch_size 8 = micro_batch_size 2 × gradient_accumulation_steps 4; Axolotl takes so many on each GPU: "
+        "--batch-size, or `axolotl import --num-gpus`"
+    )
     told.clear()
     sections = tmp_path / "params.yaml"
     sections.write_text(f"model: {{base_model: x}}\ndatasets: {{a: {{path: x}}}}\ntraining:\n  optimizer: {dead}\n")
@@ -199,8 +203,8 @@ BASE = "base_model: x\ndatasets: [{path: a.jsonl, type: alpaca}]\n"
             {"special_tokens": {"pad_token": "<p>"}, "tokens": ["<a>"]},
         ),
         ("max_packed_sequence_len: 512\nsequence_len: 2048\n", "packing", {"sequence_len": 512, "sample_packing": True}),
-        ("sample_packing: true\ngroup_by_length: true\n", "packing", {"sample_packing": True}),
-        ("excess_length_strategy: truncate\n", "packing", {"excess_length": "truncate"}),
+        ("sample_packing: true\ngroup_by_length: true\n", "packing", {"sample_packing": True, "sequence_len": 512}),
+        ("excess_length_strategy: truncate\n", "packing", {"excess_length": "truncate", "sequence_len": 512}),
         ("attn_implementation: flash_attention_2\n", "machine", {"attn_implementation": "flash_attention_2"}),
         ("gradient_checkpointing: unsloth\n", "machine", {"gradient_checkpointing": "offload"}),
         ("deepspeed: deepspeed_configs/zero3_bf16.json\n", "machine", {"deepspeed": "zero3"}),

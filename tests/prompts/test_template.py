@@ -158,7 +158,8 @@ def test_roles_keys_and_turn_ends_can_be_chosen(tmp_path: Path):
     keys = {"field_messages": "talk", "message_field_role": "who", "message_field_content": "text", "message_field_training": "learn"}
     names = {"roles": {"assistant": ["bot"], "user": ["person"]}}
     text = marked(CHATML, [], tmp_path, row, **keys, **names)
-    assert text.count("⟦") == 1
+    assert text.count("⟦") == 2, "what a message says of itself is more than its role"
+    assert "user\n⟦b<|im_end|>⟧\n" in text
     assert "assistant\n⟦a<|im_end|>⟧\n" in text
     both = marked(CHATML, [], tmp_path, row, **keys, **names, roles_to_train=["person", "bot"], train_on_eot=False)
     assert [part.partition("⟧")[0] for part in both.split("⟦")[1:]] == ["a", "b"]

@@ -14,7 +14,7 @@ from axolotl_core.params.flat.options import PREFERENCE, VISION
 
 PRETRAINING = "pretraining_dataset"
 TEST = "test_datasets"
-PRETRAINING_NUMBERS = {"max_steps": 0, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 2048}
+PRETRAINING_NUMBERS = {"max_steps": 0, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 512}
 BYTES_A_TOKEN = 8
 RENAMED = {"split": "train_on_split", "text_column": "field"}
 """Key of an entry in Axolotl → ours."""
@@ -49,10 +49,18 @@ def named(document: Document, option: str, out: Document, *, held_out: bool = Fa
     """Put the entries of a list into `out` under names from their paths; returns what became of their keys."""
     entries = document.values[option]
     if not isinstance(entries, list):
-        out.values["datasets"] = entries
+        before = out.values.get("datasets")
+        others = before if isinstance(before, dict) and isinstance(entries, dict) else {}
+        out.values["datasets"] = entries = dict(entries) if isinstance(entries, dict) else entries
         document.move((option,), ("datasets",), out)
-        return list(_fates_of_mapping(out, option))
+        told = list(_fates_of_mapping(out, option))
+        if held_out and isinstance(entries, dict):
+            out.values["datasets"] = {name: {**e, "held_out": True} if isinstance(e, dict) else e for name, e in entries.items()}
+        out.values["datasets"] = {**others, **out.values["datasets"]} if others else out.values["datasets"]
+        return told
     datasets = out.values.setdefault("datasets", {})
+    if not isinstance(datasets, dict):
+        raise ParamsError(f"{document.place(('datasets',))}: datasets is {datasets!r}, wanted a list of data sets")
     out.lines.setdefault(("datasets",), document.lines.get((option,), 0))
     if comment := document.comments.get((option,)):
         out.comments[("datasets",)] = comment
@@ -127,13 +135,13 @@ def spelled_here(entry: Mapping[str, Any], shown: str) -> tuple[dict[str, Any], 
         elif key in Dataset.model_fields:
             made[key] = value
         else:
-            near = nearest(key, Dataset.model_fields)
+            near = nearest(str(key), Dataset.model_fields)
             fates.append(Fate(f"{shown}.{key}", "left out", f"no option of a data set that is known here{near}", stops=True))
     return made, fates
 
 
-def pretraining(document: Document, out: Document) -> list[Fate]:
-    """`pretraining_dataset: repo` → streamed data sets of plain text, long enough for max_steps.
+def pretraining(document: Document, out: Document, processes: int = 1) -> list[Fate]:
+    """`pretraining_dataset: repo` → streamed data sets of plain text, long enough for max_steps on so many processes.
 
     Text has fewer than BYTES_A_TOKEN bytes a token, so what is fetched suffices for one pass of max_steps steps.
     Raises ParamsError beside `datasets`, and without max_steps.
@@ -148,7 +156,7 @@ def pretraining(document: Document, out: Document) -> list[Fate]:
     if not fits or not numbers["max_steps"]:
         raise ParamsError(f"{place}: {PRETRAINING} is a repository, and max_steps says how much of it is read; set max_steps to a number")
     rows = values.get("batch_size") or numbers["micro_batch_size"] * numbers["gradient_accumulation_steps"]
-    size = BYTES_A_TOKEN * numbers["max_steps"] * rows * numbers["sequence_len"]
+    size = BYTES_A_TOKEN * numbers["max_steps"] * rows * processes * numbers["sequence_len"]
     datasets: dict[str, Any] = {}
     fates = [Fate(PRETRAINING, "renamed", "datasets")]
     for i, entry in enumerate(entries):

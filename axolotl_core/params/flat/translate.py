@@ -35,6 +35,7 @@ from axolotl_core.params.whole import SECTIONS, section_of
 LISTS = ("datasets", datasets.TEST, datasets.PRETRAINING)
 OF_ADAPTERS = ("lora_", "peft_", "loraplus_", "relora")
 """Options that do nothing without an adapter begin so."""
+DEFAULT_SEQUENCE_LEN = 512
 PER_PROCESS = ("micro_batch_size", "gradient_accumulation_steps", "batch_size")
 
 
@@ -79,16 +80,35 @@ def translate(document: Document, processes: int | None = None) -> Translation:
 
     Raises ParamsError where pretraining_dataset cannot be read. Unknown options are left out.
     """
-    translator = _Translator(document, Document(document.source, {}), [], processes)
+    translator = _Translator(document, Document(document.source, {}), [], replicas(document.values, processes))
     for option, value in sorted(document.values.items(), key=lambda item: item[0] not in LISTS):  # others look at the data sets
         if value is None:
             translator.tell(option, "not needed", "it is empty, so it has its default")
         else:
             translator.take(option, value)
-    if processes is not None and processes > 1 and not any(document.values.get(option) for option in PER_PROCESS):
-        _set_rows(translator, processes)
+    if translator.processes is not None and translator.processes > 1 and not any(document.values.get(option) for option in PER_PROCESS):
+        _set_rows(translator, translator.processes)
+    if document.values.get("sequence_len") is None and "max_packed_sequence_len" not in document.values:
+        translator.out.set(("packing", "sequence_len"), DEFAULT_SEQUENCE_LEN)
+        translator.tell("sequence_len", "replaced", f"packing.sequence_len: {DEFAULT_SEQUENCE_LEN}, Axolotl's default; the file has none")
     order = {option: i for i, option in enumerate(document.values)}
-    return Translation(translator.out, sorted(translator.fates, key=lambda fate: order[re.split(r"[.:\[]", fate.option)[0]]))
+    return Translation(translator.out, sorted(translator.fates, key=lambda fate: order.get(_head(fate), len(order))))
+
+
+def _head(fate: Fate) -> str:
+    """The option of the old file that a fate is of: `datasets[0].split` → `datasets`."""
+    return re.split(r"[.:\[]", fate.option)[0]
+
+
+def replicas(found: dict[str, Any], processes: int | None) -> int | None:
+    """Processes that see rows of their own: those of one context or tensor parallel group share theirs."""
+    if processes is None:
+        return None
+    shared = 1
+    for option in ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree"):
+        size = found.get(option)
+        shared *= size if isinstance(size, int) and size > 0 else 1
+    return max(1, processes // shared)
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,7 @@ class _Translator:
     def take_list(self, option: str) -> None:
         """datasets, test_datasets, pretraining_dataset."""
         if option == datasets.PRETRAINING:
-            self.fates.extend(datasets.pretraining(self.old, self.out))
+            self.fates.extend(datasets.pretraining(self.old, self.out, self.processes or 1))
             return
         held_out = option == datasets.TEST
         told = datasets.named(self.old, option, self.out, held_out=held_out)
@@ -202,7 +222,7 @@ def _base_model_config(given: _Translator, option: str, value: Any) -> None:
 
 def _batch(given: _Translator, option: str, value: Any) -> None:
     """The rows of a step: per process in Axolotl, over all processes here."""
-    if given.processes is None or not all(isinstance(given.value(name) or 1, int) for name in PER_PROCESS):
+    if given.processes is None or not countable(given.old.values):
         return given.put(option, value)
     if option == "micro_batch_size":
         given.put(option, value)
@@ -220,8 +240,13 @@ def _set_rows(given: _Translator, rows: int) -> None:
     given.out.set(("training", "batch_size"), rows)
 
 
+def countable(found: dict[str, Any]) -> bool:
+    """Whether the rows of a step can be told: all that says so are numbers."""
+    return all(isinstance(found.get(name) or 1, int) for name in PER_PROCESS)
+
+
 def batch_of(found: dict[str, Any]) -> tuple[int, str]:
-    """Rows of a step of one process, and the arithmetic of it."""
+    """Rows of a step of one process, and the arithmetic of it; only where they are countable."""
     micro, turns = found.get("micro_batch_size") or 1, found.get("gradient_accumulation_steps") or 1
     if rows := found.get("batch_size"):
         return int(rows), f"batch_size {rows}"
@@ -231,9 +256,11 @@ def batch_of(found: dict[str, Any]) -> tuple[int, str]:
 def _tokens(given: _Translator, option: str, value: Any) -> None:
     """A mapping of special tokens, as examples of 2023 have it, or a list of words."""
     if not isinstance(value, dict):
-        return given.put(option, value)
+        others = given.out.values.get("tokenizer", {}).get("tokens") or []  # additional_special_tokens
+        return given.put(option, [*others, *value] if isinstance(value, list) else value)
     named = {name: text for name, text in value.items() if text is not None}
-    both = {**named, **(given.out.values.get("tokenizer", {}).get("special_tokens") or {})}
+    before = given.out.values.get("tokenizer", {}).get("special_tokens")
+    both = {**named, **(before if isinstance(before, dict) else {})}
     return given.put(option, both, to="special_tokens", told="a mapping names special tokens")
 
 
@@ -242,14 +269,15 @@ def _special_tokens(given: _Translator, option: str, value: Any) -> None:
         return given.put(option, value)
     more = value.get("additional_special_tokens") or []
     rest = {name: text for name, text in value.items() if text is not None and name != "additional_special_tokens"}
-    rest = {**(given.out.values.get("tokenizer", {}).get("special_tokens") or {}), **rest}
+    before = given.out.values.get("tokenizer", {}).get("special_tokens")
+    rest = {**(before if isinstance(before, dict) else {}), **rest}
     if not rest and not more:
         return given.tell(option, "not needed", "it is empty, so it has its default")
     if rest:
         given.put(option, rest)
     if isinstance(more, list) and more:
         listed = given.out.values.get("tokenizer", {}).get("tokens") or []
-        given.out.set(("tokenizer", "tokens"), [*listed, *more])
+        given.out.set(("tokenizer", "tokens"), [*(listed if isinstance(listed, list) else [listed]), *more])
         given.tell(f"{option}.additional_special_tokens", "replaced", "tokenizer.tokens: they are always recognised in text")
     return None
 
@@ -279,10 +307,19 @@ def _least_rate(given: _Translator, option: str, value: Any) -> None:
         given.tell(option, "not needed", "it is off")
     elif (given.value("lr_scheduler") or "cosine") == "cosine" and isinstance(value, int | float):
         given.out.set(("training", "lr_scheduler"), "cosine_with_min_lr")
-        kwargs = {**(given.value("lr_scheduler_kwargs") or {}), "min_lr_rate": value}
+        others = given.value("lr_scheduler_kwargs")
+        kwargs = {**(others if isinstance(others, dict) else {}), "min_lr_rate": value}
         given.put(option, kwargs, to="lr_scheduler_kwargs", told=f"min_lr_rate: {value} of cosine_with_min_lr")
     else:
         given.tell(option, "left out", "it is for lr_scheduler: cosine", stops=True)
+
+
+def _scheduler_kwargs(given: _Translator, option: str, value: Any) -> None:
+    share = given.value("cosine_min_lr_ratio")
+    if isinstance(value, dict) and share and (given.value("lr_scheduler") or "cosine") == "cosine":
+        given.put(option, {**value, "min_lr_rate": share}, told="with min_lr_rate of cosine_min_lr_ratio")
+    else:
+        _empty(given, option, value)
 
 
 def _relora(given: _Translator, option: str, value: Any) -> None:
@@ -395,7 +432,8 @@ def _checkpointing(given: _Translator, option: str, value: Any) -> None:
 
 def _chat_template(given: _Translator, option: str, value: Any) -> None:
     """The default of data sets of type chat_template that have none of their own."""
-    names = [name for name, data in _conversations(given).items() if "chat_template" not in data and "chat_template_jinja" not in data]
+    had = {name for name, entry in _named(given) if entry.keys() & {"chat_template", "chat_template_jinja"}}
+    names = [name for name in _conversations(given) if name not in had]
     if not names:
         given.tell(option, "not needed", "no data set of type chat_template takes it")
         return
@@ -405,6 +443,15 @@ def _chat_template(given: _Translator, option: str, value: Any) -> None:
         given.out.lines["datasets", name, option] = given.old.lines.get((option,), 0)
     home = f"{option} of the data set{'s' if len(names) > 1 else ''} {', '.join(names)}"
     given.tell(option, "replaced", f"{home}: {told}" if told else home)
+
+
+def _named(given: _Translator) -> list[tuple[str, dict[str, Any]]]:
+    """The data sets as the old file has them, by their names here: what was put in since is not theirs."""
+    found, entries = given.out.values.get("datasets"), given.value("datasets")
+    if not isinstance(found, dict) or not isinstance(entries, list | dict):
+        return []
+    old = list(entries.values() if isinstance(entries, dict) else entries)
+    return [(name, entry) for name, entry in zip(found, old, strict=False) if isinstance(entry, dict)]
 
 
 def _conversations(given: _Translator) -> dict[str, dict[str, Any]]:
@@ -499,6 +546,7 @@ HANDLERS: dict[str, Handler] = {
     "optimizer": _optimizer,
     "lr_scheduler": _scheduler,
     "cosine_min_lr_ratio": _least_rate,
+    "lr_scheduler_kwargs": _scheduler_kwargs,
     "relora": _relora,
     "fsdp_version": _fsdp_version,
     "deepspeed": _deepspeed,

@@ -41,7 +41,11 @@ MODELS_OWN = frozenset(
 
 def models_own(name: Any) -> str:
     """Why tokenizer_default is taken in the place of this template, empty where it is not."""
-    return f"{OWN_TEMPLATE} for {name}: the tokenizers of the models that talk so carry it" if name in MODELS_OWN else ""
+    return (
+        f"{OWN_TEMPLATE} for {name}: the tokenizers of the models that talk so carry it"
+        if isinstance(name, str) and name in MODELS_OWN
+        else ""
+    )
 
 
 def optimizer(name: str) -> tuple[str, str] | None:
