@@ -325,3 +325,71 @@ def test_datasets_as_a_list_in_a_file_with_sections(tmp_path: Path):
     path.write_text("model: {base_model: x}\ndatasets:\n  - {path: a/b.jsonl, type: alpaca, shards: many}\n")
     with pytest.raises(ParamsError, match=r"params\.yaml:3: datasets\.b\.shards: got 'many', wanted integer"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "section", "wanted"),
+    [
+        ("special_tokens: {additional_special_tokens: [<a>]}", "tokens: [<b>]", "tokenizer", {"tokens"}),
+        ("special_tokens: {pad_token: <p>}", "tokens: {bos_token: <s>}", "tokenizer", {"special_tokens"}),
+        ("cosine_min_lr_ratio: 0.1", "lr_scheduler_kwargs: {num_cycles: 0.5}", "training", {"lr_scheduler", "lr_scheduler_kwargs"}),
+        ("chat_template: jinja", "chat_template_jinja: '{{ messages }}'", "datasets", {"a"}),
+    ],
+)
+def test_the_order_of_options_changes_nothing(tmp_path: Path, one: str, other: str, section: str, wanted: set):
+    data = "base_model: x\ndatasets: [{path: a, type: chat_template}]\n"
+
+    def plain(value: object) -> object:
+        return sorted(value) if isinstance(value, list) else {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    values, other_way = (made_of(tmp_path, data + "\n".join(lines))[0] for lines in ((one, other), (other, one)))
+    assert plain(values[section]) == plain(other_way[section])
+    assert set(values[section]) == wanted
+    assert "None" not in str(values[section])
+
+
+@pytest.mark.parametrize(
+    ("option", "gpus", "rows"), [("context_parallel_size: 2\ntensor_parallel_size: 2", 8, 8), ("sequence_parallel_degree: 4", 2, 4)]
+)
+def test_gpus_of_a_parallel_group_share_their_rows(tmp_path: Path, option: str, gpus: int, rows: int):
+    values, _ = made_of(tmp_path, BASE + f"micro_batch_size: 4\n{option}\n", gpus)
+    assert values["training"]["batch_size"] == rows
+
+
+def test_test_datasets_as_a_mapping_are_held_out_too(tmp_path: Path):
+    values, _ = made_of(tmp_path, "base_model: x\ndatasets: {a: {path: a}}\ntest_datasets: {t: {path: t}}\n")
+    assert values["datasets"] == {"a": {"path": "a"}, "t": {"path": "t", "held_out": True}}
+
+
+def test_the_rows_of_pretraining_suffice_for_all_gpus(tmp_path: Path):
+    one, _ = made_of(tmp_path, PRETRAINING, 1)
+    four, _ = made_of(tmp_path, PRETRAINING, 4)
+    assert four["datasets"]["pretraining"]["max_bytes"] == 4 * one["datasets"]["pretraining"]["max_bytes"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gradient_accumulation_steps: '4'\nmicro_batch_size: '2'\n",
+        "gradient_accumulation_steps: auto\n",
+        "batch_size: x\n",
+        "foo.bar: 1\nx[0]: 2\n",
+        "1: a\n",
+        "chat_template: {a: b}\n",
+        "special_tokens: [a]\ntokens: {b: c}\n",
+        "lr_scheduler_kwargs: x\ncosine_min_lr_ratio: 0.1\n",
+        "test_datasets: [{path: t}]\ndatasets: foo\n",
+        "plugins: x\nfsdp_config: []\nlora_target_modules: ''\n",
+    ],
+)
+def test_odd_values_are_told_and_never_a_traceback(tmp_path: Path, text: str):
+    path = tmp_path / "old.yml"
+    path.write_text(("" if "datasets: foo" in text else "datasets: [{path: a, 1: 2}]\n") + "base_model: x\n" + text)
+    with pytest.raises(ParamsError):
+        load(path)
+
+
+def test_a_mapping_of_merge_keys_alone_is_read(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text("model: {base_model: x}\ndatasets:\n  b: &d {path: x}\n  a:\n    <<: *d\n")
+    assert load(path).datasets["a"].path == "x"

@@ -146,3 +146,26 @@ def test_the_fallback_is_taken_where_the_tokenizer_has_no_template(tmp_path: Pat
 def test_a_template_that_is_none_is_told(settings: dict, told: str):
     with pytest.raises(ParamsError, match=told):
         format_of(Dataset(path="x", type="chat_template", **settings), Path())
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]}
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "mistral_v3_tekken", "gemma3", "deepseek_v2"])
+def test_a_template_that_drops_tool_calls_is_refused(name: str):
+    with pytest.raises(DataError, match="the chat template does not write the tool calls of message 2, from 'assistant'"):
+        marked([TALK[1], CALL, TALK[1]][:2], chat_template=name)
+
+
+def test_what_a_tool_said_is_in_the_text_or_refused():
+    talk = [TALK[1], CALL, {"role": "tool", "content": "7"}, TALK[2]]
+    assert "<tool_response>\n7\n</tool_response>" in marked(talk, chat_template="qwen3")
+    with pytest.raises(DataError, match="does not write the"):
+        marked(talk, chat_template="deepseek_v2")
+
+
+def test_what_a_message_says_of_itself_is_more_than_its_role():
+    talk = [{**TALK[1], "train": True}, {**TALK[2], "train": False}, TALK[3], TALK[4]]
+    text = marked(talk, chat_template="chatml", message_field_training="train", roles_to_train=[])
+    assert text.count("⟦") == 1
+    assert "user\n⟦Hi<|im_end|>⟧" in text

@@ -358,3 +358,12 @@ def test_a_model_that_was_trained_whole_lies_on_the_disk_once(project: Path):
     stage("export", "training.max_steps=1")
     files = [project / "artifacts" / name / "model.safetensors" for name in ("adapter", "merged", "export")]
     assert len({file.stat().st_ino for file in files}) == 1
+
+
+def test_before_is_the_base_where_training_went_on_from_an_adapter(project: Path):
+    stage("train")
+    shutil.copytree(project / "artifacts" / "adapter", project / "first")
+    stage("evaluate", "adapter.lora_model_dir=first", "training.max_steps=1")
+    assert json.loads((project / "artifacts" / "metrics" / "held_out.json").read_text())["before"] is None
+    report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
+    assert report["before"]["loss"] > metrics(project)["eval_loss_before"] + 1

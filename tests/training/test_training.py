@@ -585,3 +585,14 @@ def test_ctrl_c_is_answered_at_once_and_what_it_ends_is_taken_up_again(model, tm
     assert [(row["step"], row.get("loss"), row.get("eval_loss")) for row in resumed.log] == [
         (row["step"], row.get("loss"), row.get("eval_loss")) for row in straight.log
     ]
+
+
+def test_the_watchdog_sees_the_same_after_a_resume():
+    from axolotl_core.training.stop import is_lost
+
+    training = Training(loss_watchdog_threshold=5.0, loss_watchdog_patience=3)
+    log = [{"step": step, "loss": loss} for step, loss in ((1, 6.0), (3, 6.0), (4, 6.0), (6, 1.0))]  # high losses, and every sixth
+    assert not is_lost(log[:3], 4, training)
+    assert is_lost([*log[:3], {"step": 5, "loss": 7.0}], 5, training)
+    assert not is_lost(log, 6, training)
+    assert not is_lost(log, 4, Training())
