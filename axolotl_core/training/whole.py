@@ -111,7 +111,7 @@ def _whole(value: Any) -> Any:
 
 def _cut_like(parameter: nn.Parameter, state: dict[str, Any]) -> dict[str, Any]:
     """State tensors of the parameter's shape are cut as the parameter is; each parameter has its own step counter."""
-    state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
+    state = {key: _copied(value) if isinstance(value, Tensor) else value for key, value in state.items()}
     if not isinstance(parameter, DTensor):
         return state
     cut = {}
@@ -119,6 +119,16 @@ def _cut_like(parameter: nn.Parameter, state: dict[str, Any]) -> dict[str, Any]:
         fits = isinstance(value, Tensor) and value.shape == parameter.shape
         cut[key] = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements) if fits else value
     return cut
+
+
+def _copied(value: Tensor) -> Tensor:
+    """torchao's quantised states are tensors of a class of their own, which knows no clone."""
+    if isinstance(value, DTensor) or not hasattr(value, "__tensor_flatten__"):
+        return value.clone()
+    names, context = value.__tensor_flatten__()
+    inner_tensors = {name: getattr(value, name).clone() for name in names}
+    copied: Tensor = type(value).__tensor_unflatten__(inner_tensors, context, None, None)  # type: ignore[attr-defined]
+    return copied
 
 
 def _keep_dtypes(optimizer: Optimizer, states: dict[nn.Parameter, dict[str, Any]]) -> None:
