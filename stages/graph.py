@@ -207,14 +207,14 @@ def upstream(targets: Sequence[Step], datasets: Iterable[str]) -> list[Step]:
     wanted = set(targets)
     for step in reversed(every):
         if step in wanted:
-            wanted |= set(makers(step, datasets))
+            wanted |= set(makers(step, every))
     return [step for step in every if step in wanted]
 
 
-def makers(step: Step, datasets: Iterable[str]) -> list[Step]:
-    """The steps whose artifacts a step reads."""
+def makers(step: Step, every: Iterable[Step]) -> list[Step]:
+    """The steps, of all those of a project, whose artifacts a step reads."""
     reads = [step.path(template) for template in step.stage.inputs]
-    return [maker for maker in steps(datasets) if maker != step and any(_makes(maker, read) for read in reads)]
+    return [maker for maker in every if maker != step and any(_makes(maker, read) for read in reads)]
 
 
 def _makes(step: Step, path: str) -> bool:

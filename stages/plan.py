@@ -14,8 +14,10 @@ from stages.run import inputs, key_of, sections, up_to_date
 def plan(project: Project, params: Params) -> Iterator[tuple[Step, str | None]]:
     """Every step in an order in which they can run, with the reason why it would run; None where it is up to date."""
     running: set[Step] = set()
-    for step in steps(params.datasets):
-        reason = _reason(project, params, step, running)
+    every = steps(params.datasets)
+    for step in every:
+        before = [maker.name for maker in makers(step, every) if maker in running]
+        reason = _reason(project, params, step, before)
         if reason is not None:
             running.add(step)
         yield step, reason
@@ -31,8 +33,8 @@ def changed(project: Project, params: Params) -> list[str]:
         return []
 
 
-def _reason(project: Project, params: Params, step: Step, running: set[Step]) -> str | None:
-    before = [maker.name for maker in makers(step, params.datasets) if maker in running]
+def _reason(project: Project, params: Params, step: Step, before: list[str]) -> str | None:
+    """before: the names of the steps that it reads and that would run."""
     if before:
         return f"{', '.join(before[:3])}{', …' if before[3:] else ''} run{'s' if len(before) == 1 else ''}"
     try:

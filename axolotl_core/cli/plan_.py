@@ -20,9 +20,10 @@ def command(params: Path, overrides: tuple[str, ...]) -> None:
     """
     project, whole = open_project(params, overrides)
     found = list(plan(project, whole))
-    width = max(len(step.name) for step, _ in found)
+    every = [step for step, _ in found]
+    width = max(len(step.name) for step in every)
     for step, reason in found:
-        reads = [maker.name for maker in makers(step, whole.datasets)]
+        reads = [maker.name for maker in makers(step, every)]
         each = [name for name in reads if "@" in name]
         shown = [f"{each[0].partition('@')[0]}@…", *(name for name in reads if "@" not in name)] if len(each) > 1 else reads
         click.echo(f"{step.name:<{width}}  {'runs' if reason else '-':<4}  {reason or 'up to date'}")

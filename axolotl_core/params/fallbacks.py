@@ -110,11 +110,7 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
         yield "fsdp_config", {"fsdp_config": taken}, f"sharding_strategy {instead}, over all processes alike"
         machine = machine.model_copy(update={"fsdp_config": taken})
     fsdp = fsdp_of(machine)
-    what = _quantised(params)
-    if what is None and params.training.optimizer.endswith(("8bit", "32bit", "adafactor")):
-        what = f"the state of {params.training.optimizer}"
-    if params.adapter.relora_steps is not None:
-        what = "weights that ReLoRA merges whole"
+    what = _whole(params, optimizer=params.training.optimizer.endswith(("8bit", "32bit", "adafactor")))
     if what is not None:
         yield "fsdp", {"fsdp": None}, f"cannot cut {what} over processes; each process holds all of it"
     elif fsdp is not None and fsdp.version == 1 and params.adapter.adapter is not None:
@@ -123,15 +119,16 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
 
 
 def _deepspeed(machine: Machine, params: Params) -> Iterator[Change]:
-    what = _quantised(params)
-    if what is None and params.training.optimizer not in SHARDED_OPTIMIZERS:
-        what = f"the state of {params.training.optimizer}"
-    if params.adapter.relora_steps is not None:
-        what = "weights that ReLoRA merges whole"
+    what = _whole(params, optimizer=params.training.optimizer not in SHARDED_OPTIMIZERS)
     if machine.deepspeed and what is not None:
         yield "deepspeed", {"deepspeed": None}, f"cannot share out {what}; each process holds all of it"
 
 
-def _quantised(params: Params) -> str | None:
-    kind = next((option for option in ("load_in_8bit", "load_in_4bit", "gptq") if getattr(params.model, option)), None)
-    return f"a quantised base ({kind})" if kind else None
+def _whole(params: Params, optimizer: bool) -> str | None:
+    """What each process must hold all of, None if there is nothing. optimizer: whether the optimizer's state is such a thing."""
+    if params.adapter.relora_steps is not None:
+        return "weights that ReLoRA merges whole"
+    for kind in ("load_in_8bit", "load_in_4bit", "gptq"):
+        if getattr(params.model, kind):
+            return f"a quantised base ({kind})"
+    return f"the state of {params.training.optimizer}" if optimizer else None
