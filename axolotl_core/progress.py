@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from axolotl_core import world
+from axolotl_core.terminal import printable, warn
 
 AFTER_S, LINE_EVERY_S = 5.0, 10.0
 Item = TypeVar("Item")
@@ -26,7 +27,9 @@ def progress(
     terminal = sys.stderr.isatty()
     started = last = time.monotonic()
     done = 0
-    with tqdm(total=total, desc=f"  {what}", unit=f" {unit}", delay=AFTER_S, leave=False, disable=not terminal, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total, desc=f"  {printable(what)}", unit=f" {unit}", delay=AFTER_S, leave=False, disable=not terminal, dynamic_ncols=True
+    ) as bar:
         for item in items:
             yield item
             step = size(item)
@@ -35,7 +38,7 @@ def progress(
             now = time.monotonic()
             if not terminal and now - started > AFTER_S and now - last >= LINE_EVERY_S:
                 last = now
-                print(f"  {what}: {_said(done, total, unit, now - started)}", file=sys.stderr, flush=True)
+                warn(f"  {what}: {_said(done, total, unit, now - started)}")
 
 
 def _said(done: int, total: int | None, unit: str, seconds: float) -> str:

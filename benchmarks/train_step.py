@@ -15,7 +15,7 @@ from machine import describe, table
 
 from axolotl_core.adapters import lora
 from axolotl_core.artifacts import manifest
-from axolotl_core.artifacts.key import StatCache
+from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.models.load import load_model
 from axolotl_core.models.pin import weights_folder
 from axolotl_core.params.load import load

@@ -119,7 +119,7 @@ def attention(project: Project, params: Params) -> list[str]:
     from axolotl_core.attention.need import Need
     from axolotl_core.models.load import device_of
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return []
     need = Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], device_of(params.machine).type, params.packing.sample_packing)

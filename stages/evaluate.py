@@ -9,7 +9,7 @@ from axolotl_core.artifacts import manifest
 from axolotl_core.evaluation.measure import measure
 from axolotl_core.evaluation.replies import prompts, reply, stops_of
 from axolotl_core.models.load import Loaded, embedding_rows, load_model
-from axolotl_core.models.pin import weights_folder
+from axolotl_core.models.pin import open_pinned
 from axolotl_core.progress import progress
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import open_rows
@@ -27,7 +27,8 @@ def run(job: Job) -> Result:
     tokenizer = read_tokenizer(job.input("tokenizer"))
     held_out, train = (open_rows(job.input("packed"), part, job.input("tokens"), facts, tokenizer.pad_id) for part in ("eval", "train"))
     asked = prompts(held_out if len(held_out) else train, evaluation.eval_table_size)
-    base = weights_folder(job.input("base"), job.project.root, job.project.stats)
+    pinned = open_pinned(job.input("base"), job.project.root, job.project.stats, job.folder / "base")
+    base = pinned.folder
     packed = facts["eval"]["samples"] > facts["eval"]["rows"]
     settings: dict[str, Any] = {"vocabulary": embedding_rows(tokenizer.size, job.params.model), "packed": packed}
 
@@ -59,6 +60,7 @@ def run(job: Job) -> Result:
         after = look(tuned, "after")
         with tuned.model.disable_adapter():
             before = look(tuned, "before")
+    pinned.check()
     replies = [
         {
             "dataset": facts["datasets"][p.dataset],

@@ -3,9 +3,11 @@
 import json
 import shutil
 
+from axolotl_core.artifacts import record
 from axolotl_core.artifacts.link import link
 from axolotl_core.artifacts.manifest import FILE
 from axolotl_core.progress import progress
+from axolotl_core.prompts.resolve import relocated
 from axolotl_core.release.card import write_card
 from axolotl_core.release.prompting import prompting_of, write_special_tokens
 from axolotl_core.tokens.tokenizer import read_tokenizer
@@ -19,7 +21,8 @@ def run(job: Job) -> Result:
         same = link if file.suffix == ".safetensors" else shutil.copyfile  # small files are changed below
         same(file, job.out / file.name)
     tokenizer = read_tokenizer(job.input("tokenizer"))
-    prompting = prompting_of(job.params.datasets, tokenizer, job.project.root)
+    datasets = {name: relocated(data, job.project.root, job.own) for name, data in job.params.datasets.items()}
+    prompting = prompting_of(datasets, tokenizer, job.own)
     if prompting.own and prompting.source:
         (job.out / "chat_template.jinja").write_text(prompting.source, encoding="utf-8")
     write_special_tokens(job.out, tokenizer, prompting)
@@ -27,8 +30,7 @@ def run(job: Job) -> Result:
     if prompting.not_exported:
         names = ", ".join(prompting.not_exported)
         notes.append(f"training gave the chat template {names} (chat_template_kwargs); give it the same in apply_chat_template")
-    adapter = json.loads(job.input("keys/adapter.json").read_text(encoding="utf-8"))
-    records = adapter.pop("lineage") | {"adapter": adapter}
+    records = record.lineage("adapter", record.read(job.input("keys/adapter.json")))
     (job.out / "lineage.json").write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     metrics = json.loads(job.input("metrics/train.json").read_text(encoding="utf-8"))
     base_model = records["base"]["params"]["model"]["base_model"]

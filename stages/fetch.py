@@ -11,10 +11,12 @@ from axolotl_core.errors import ParamsError
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.progress import progress
 from axolotl_core.sources.files import Files, files_of, fits, place_of, reader
+from axolotl_core.sources.outside import name_in_key
 from axolotl_core.sources.place import Place, resolve
 from axolotl_core.sources.raw import REJECTED, SourceRow, write_raw
 from axolotl_core.sources.readers import Bad, Tell, read_file
 from axolotl_core.sources.splits import sliced
+from axolotl_core.sources.steady import Steady
 from stages.graph import DATA
 from stages.job import Job, Result
 
@@ -30,9 +32,12 @@ def dataset(job: Job) -> Result:
     files = None if place.kind == "hub" else files_of(place, data)
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(files, job)
-    rows = islice(_rows(place, files, data, job, lambda note: notes.update({note: None})), data.max_rows)
-    rows = progress(rows, data.max_rows, f"fetch {job.step.dataset}", "rows")
-    facts = write_raw(job.out, rows, data.path, skip=data.on_bad_row == "skip", max_bytes=data.max_bytes)
+    wanted = {path: job.identity["inputs"].get(name_in_key(i, path, place)) for i, path in enumerate(files.paths if files else ())}
+    with Steady(wanted, job.project.stats) as steady:
+        rows = islice(_rows(place, files, data, job, steady, lambda note: notes.update({note: None})), data.max_rows)
+        rows = progress(rows, data.max_rows, f"fetch {job.step.dataset}", "rows")
+        facts = write_raw(job.out, rows, data.path, skip=data.on_bad_row == "skip", max_bytes=data.max_bytes)
+        steady.check()
     skipped = f" ({facts['malformed']:,} malformed left out, see {REJECTED})" if "malformed" in facts else ""
     said = f"{facts['rows']:,} rows of {data.path}{files.said() if files else ''}{skipped}"
     return Result(facts, "\n  ".join([said, *notes]))
@@ -43,8 +48,9 @@ def tokenizer(job: Job) -> Result:
     from axolotl_core.tokens.make import make_tokenizer  # imports transformers
 
     source = job.params.tokenizer.tokenizer_config or job.params.model.base_model
+    place = resolve(source, job.project.root)
     size, new = make_tokenizer(
-        resolve(source, job.project.root),
+        Place(source, "folder", job.own) if place.kind == "folder" else place,
         job.out,
         revision=None if job.params.tokenizer.tokenizer_config else job.params.model.model_revision,
         token=job.params.machine.hf_use_auth_token,
@@ -66,6 +72,7 @@ def model(job: Job) -> Result:
         job.out,
         token=job.params.machine.hf_use_auth_token,
         stats=job.project.stats,
+        wanted=job.identity["inputs"],
     )
     said = f"{facts['parameters']:,} parameters, {facts['family']}, from {job.params.model.base_model}"
     others = ", ".join(left_out(job.params.model, job.project.root))
@@ -77,30 +84,30 @@ def model(job: Job) -> Result:
     return Result(facts, "\n  ".join(lines))
 
 
-def _rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: Tell) -> Iterator[SourceRow]:
-    rows = _split_rows(place, files, data, job, tell)
+def _rows(place: Place, files: Files | None, data: Dataset, job: Job, steady: Steady, tell: Tell) -> Iterator[SourceRow]:
+    rows = _split_rows(place, files, data, job, steady, tell)
     if data.shards is None:
         return rows
     total = sum(1 for _ in rows)
     kept = np.zeros(total, bool)
     kept[np.random.default_rng(SHARD_SEED).permutation(total)[:: data.shards]] = True
-    return compress(_split_rows(place, files, data, job, tell), kept)
+    return compress(_split_rows(place, files, data, job, steady, tell), kept)
 
 
-def _split_rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: Tell) -> Iterator[SourceRow]:
+def _split_rows(place: Place, files: Files | None, data: Dataset, job: Job, steady: Steady, tell: Tell) -> Iterator[SourceRow]:
     """The rows of the split, or of the slice of it that train_on_split names."""
     _, wanted = sliced(data.train_on_split)
-    rows = _all_rows(place, files, data, job, tell)
+    rows = _all_rows(place, files, data, job, steady, tell)
     if wanted is None:
         return rows
     if wanted.counts_from_start:
         start, stop = (bound[0] if bound else None for bound in (wanted.start, wanted.stop))
         return islice(rows, start, stop)
     chosen = wanted.rows(sum(1 for _ in rows))
-    return islice(_all_rows(place, files, data, job, tell), chosen.start, chosen.stop)
+    return islice(_all_rows(place, files, data, job, steady, tell), chosen.start, chosen.stop)
 
 
-def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: Tell) -> Iterator[SourceRow]:
+def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, steady: Steady, tell: Tell) -> Iterator[SourceRow]:
     """files: None for a data set of the hub."""
     if files is None:
         from axolotl_core.sources.hub import read_hub  # imports datasets
@@ -120,7 +127,7 @@ def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, tell: 
     for path in files.paths:
         below = os.path.relpath(path, place.local)
         shown = data.path if place.kind == "file" else below if reader(data) else f"{data.path}/{below}"
-        for line, row in read_file(path, shown, kind, tell, data.text_split):
+        for line, row in read_file(path, shown, kind, tell, data.text_split, steady.open):
             yield SourceRow(shown, line, row.value, row.told) if isinstance(row, Bad) else SourceRow(shown, line, row)
 
 

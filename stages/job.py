@@ -7,15 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from axolotl_core.artifacts.key import StatCache
+from axolotl_core.artifacts.stats import StatCache
 from stages.graph import ARTIFACTS, Step
 
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with artifacts/ and .axolotl/ in it."""
+    """A folder with artifacts/ and .axolotl/ in it. anew: no digest that an earlier command remembered is believed."""
 
     root: Path
+    anew: bool = False
 
     @property
     def artifacts(self) -> Path:
@@ -27,7 +28,11 @@ class Project:
 
     @cached_property
     def stats(self) -> StatCache:
-        return StatCache(self.scratch / "stat.json")
+        return StatCache(self.scratch / "stat.json", anew=self.anew)
+
+    @property
+    def store(self) -> Path:
+        return self.scratch / "store"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Job:
     step: Step
     params: SimpleNamespace
     project: Project
+    folder: Path
+    """What is written below here is gone when the stage ends, but for `out` and `also`."""
     out: Path
     """An empty folder; what is written here becomes the artifact."""
     also: Mapping[str, Path] = field(default_factory=dict)
@@ -50,13 +57,23 @@ class Job:
     force: bool = False
     """Whether this stage was asked for even though it is up to date."""
 
+    @property
+    def given(self) -> Path:
+        """The inputs, each with the files that its manifest lists and no other."""
+        return self.folder / "given"
+
+    @property
+    def own(self) -> Path:
+        """Copies of the user's own files that the key is made of: formats, templates, a tokenizer, an adapter."""
+        return self.folder / "own"
+
     def input(self, name: str) -> Path:
         """Path of a declared input; `raw` stands for this data set's own."""
         declared = [self.step.path(template) for template in self.step.stage.inputs]
         path = f"{name}/{self.step.dataset}" if f"{name}/{self.step.dataset}" in declared else name
         if path not in declared:
             raise LookupError(f"{self.step.name} reads {path} but does not declare it; declared: {declared}")
-        return self.project.artifacts / path
+        return self.given / path
 
 
 @dataclass(frozen=True)

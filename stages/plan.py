@@ -1,14 +1,15 @@
 """What a run would do, and why, without doing it."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from axolotl_core.artifacts import record
 from axolotl_core.errors import ArtifactError, DataError, ModelError
 from axolotl_core.params.whole import Params
+from stages.build import up_to_date
 from stages.graph import Step, makers, steps
 from stages.job import Project
-from stages.run import inputs, key_of, sections, up_to_date
+from stages.keys import inputs, key_of, sections
 
 
 def plan(project: Project, params: Params) -> Iterator[tuple[Step, str | None]]:
@@ -27,9 +28,8 @@ def changed(project: Project, params: Params) -> list[str]:
     """What of params.yaml is not as it was when the adapter in artifacts/ was trained."""
     train = next(step for step in steps(params.datasets) if step.stage.name == "train")
     try:
-        record = json.loads((project.artifacts / train.key_file).read_text(encoding="utf-8"))
-        return _of_params(record["params"], sections(params, train))
-    except (OSError, ValueError, KeyError):
+        return _of_params(record.read(project.artifacts / train.key_file)["params"], sections(params, train))
+    except ArtifactError:
         return []
 
 
@@ -40,23 +40,20 @@ def _reason(project: Project, params: Params, step: Step, before: list[str]) -> 
     try:
         if up_to_date(project, step, key_of(project, params, step)):
             return None
-        record = json.loads((project.artifacts / step.key_file).read_text(encoding="utf-8"))
-        found = _differences(project, params, step, record)
-    except FileNotFoundError:
-        return "it has not run yet"
+        if not (project.artifacts / step.key_file).is_file():
+            return "it has not run yet"
+        found = _differences(project, params, step, record.read(project.artifacts / step.key_file))
     except (ArtifactError, DataError, ModelError) as error:
         return str(error)
-    except (ValueError, KeyError):
-        return "its record is damaged"
     return "; ".join(found) or "its artifact is missing or damaged"
 
 
-def _differences(project: Project, params: Params, step: Step, record: dict[str, Any]) -> list[str]:
+def _differences(project: Project, params: Params, step: Step, made: dict[str, Any]) -> list[str]:
     """What is not as it was when the step ran, as sentences."""
-    now, was = inputs(project, params, step), record["inputs"]
-    found = [] if record["revision"] == step.stage.revision else [f"revision {record['revision']} → {step.stage.revision}"]
+    now, was = inputs(project, params, step), made["inputs"]
+    found = [] if made["revision"] == step.stage.revision else [f"revision {record['revision']} → {step.stage.revision}"]
     found += [f"{name} changed" for name in sorted({*now, *was}) if now.get(name) != was.get(name)]
-    return [*found, *_of_params(record["params"], sections(params, step))]
+    return [*found, *_of_params(made["params"], sections(params, step))]
 
 
 def _of_params(was: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -4,9 +4,8 @@ import json
 import os
 
 from axolotl_core.artifacts import manifest
-from axolotl_core.artifacts.key import digest_file
 from axolotl_core.errors import ParamsError
-from axolotl_core.prompts.resolve import files_read
+from axolotl_core.prompts.resolve import files_read, relocated
 from axolotl_core.tokens.rowcache import RowCache, context_key
 from axolotl_core.tokens.store import Encoder, Written, write_tokens
 from stages.graph import watched
@@ -19,7 +18,8 @@ def run(job: Job) -> Result:
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(job)
     facts = manifest.read(raw)
-    encoder = Encoder(raw, facts["sources"], job.input("tokenizer"), data, prompt.train_on_inputs, job.project.root)
+    copied = relocated(data, job.project.root, job.own)
+    encoder = Encoder(raw, facts["sources"], job.input("tokenizer"), copied, prompt.train_on_inputs, job.own)
     processes = job.params.machine.dataset_processes or 1
     cache = row_cache(job)
     written = write_tokens(job.out, encoder, processes, cache, strict=prompt.mask_check == "error", rows_of_all=facts["rows"])
@@ -37,7 +37,7 @@ def row_cache(job: Job) -> RowCache:
         "revision": job.step.stage.revision,
         "tokenizer": manifest.artifact_digest(tokenizer),
         "reading": data.reading(),
-        "files": [digest_file(file) for file in files_read(data, job.project.root)],
+        "files": [digest for name, digest in sorted(job.identity["inputs"].items()) if name.startswith("format:")],
         "train_on_inputs": job.params.prompt.train_on_inputs,
     }
     name = data.type if isinstance(data.type, str) else "own prompt"

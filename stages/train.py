@@ -9,7 +9,7 @@ import sys
 
 from axolotl_core import quiet  # noqa: F401
 from axolotl_core.artifacts import manifest
-from axolotl_core.models.pin import weights_folder
+from axolotl_core.models.pin import open_pinned
 from axolotl_core.sources.place import name_to_open
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import Data, open_rows
@@ -31,7 +31,7 @@ def run(job: Job) -> Result:
     run = job.project.scratch / "runs" / job.key
     trained = train_model(
         Data(rows, held_out, facts["datasets"], packed, tokenizer=tokenizer, new_tokens=new, **counts),
-        weights_folder(job.input("base"), job.project.root, job.project.stats),
+        open_pinned(job.input("base"), job.project.root, job.project.stats, job.folder / "base"),
         run,
         job.out,
         Asked(
@@ -40,6 +40,7 @@ def run(job: Job) -> Result:
         ),
         identity=job.identity,
         root=job.project.root,
+        goes_on_from=job.own if job.params.adapter.lora_model_dir else None,
         branch=job.branch,
         anew=job.force,
     )

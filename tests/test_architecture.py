@@ -12,7 +12,7 @@ from axolotl_core.params.load import load
 from tests.conftest import REPOSITORY
 
 FLOORS = [
-    {"errors", "lookup", "progress", "quiet", "world"},
+    {"errors", "lookup", "progress", "quiet", "terminal", "world"},
     {"params", "artifacts"},
     {"sources", "packing", "prompts"},
     {"formats"},
@@ -96,6 +96,27 @@ def test_no_broad_except():
             if isinstance(node, ast.ExceptHandler):
                 assert node.type is not None, file
                 assert getattr(node.type, "id", "") not in ("Exception", "BaseException"), file
+
+
+def calls(file: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+
+
+def test_all_that_is_printed_goes_through_terminal():
+    """Which shows control characters of rows, names and replies escaped."""
+    for module, file in rooms_and_files().items():
+        if module != "axolotl_core.terminal":
+            assert {ast.unparse(call.func) for call in calls(file)}.isdisjoint({"print", "click.echo", "sys.stdout.write"}), module
+
+
+def test_no_code_of_a_model_repository_is_run():
+    """Where nothing is said transformers asks on the terminal, and runs it on a y."""
+    for module, file in rooms_and_files().items():
+        for call in calls(file):
+            name = ast.unparse(call.func)
+            if name.endswith((".from_pretrained", ".from_config")) and not name.startswith("Peft"):
+                said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                assert said.get("trust_remote_code") == "False", f"{module}: {name}"
 
 
 def test_dvc_yaml_equals_the_stage_table():

@@ -29,9 +29,9 @@ class Fold:
     def __init__(self, adapter: Path, base: Path) -> None:
         """Raises ModelError when adapter and base do not belong together."""
         self.base, self.updates = Weights(base), Weights(adapter, [adapter / lora.WEIGHTS])
-        config = AutoConfig.from_pretrained(base)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         with torch.device("meta"):
-            bare = AutoModelForCausalLM.from_config(config)
+            bare = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         self.layers = lora.layers(lora.on_meta(bare, adapter))
         self.by_name = {f"{module}.weight": module for module in self.layers}
         learned = {PREFIX + module + "." + lora.file_name(name) for module, layer in self.layers.items() for name, _ in _update(layer)}

@@ -6,7 +6,6 @@ W is kept in full precision in the run's folder and the layer gets a copy of it,
 however often it is merged. The result is a whole model.
 """
 
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from axolotl_core.adapters.lora import layers
+from axolotl_core.artifacts.link import link
+from axolotl_core.artifacts.scratch import building, replace
 from axolotl_core.errors import ModelError
 from axolotl_core.models.quantize import is_quantised, put_weight
 from axolotl_core.models.weights import weights_of_parameters
@@ -62,9 +63,9 @@ class Restarts:
         self.take(weights)
         file = run / f"merged-{step}.safetensors"
         if group.main:
-            new = run / f".{file.name}.{os.getpid()}"
-            save_file(weights, new)
-            new.replace(file)
+            with building(file) as folder:
+                save_file(weights, folder / file.name)
+                replace(folder / file.name, file)
         group.wait()
         self._take(run, file, group)
         return [p for layer in self.layers.values() for n, p in layer.named_parameters() if "lora_" in n and p.requires_grad]
@@ -74,7 +75,7 @@ class Restarts:
         file = run / "merged-resumed.safetensors"
         if group.main and not (file.exists() and file.samefile(saved)):
             file.unlink(missing_ok=True)
-            os.link(saved, file)
+            link(saved, file)
         group.wait()
         self._take(run, file, group)
         for name, layer in self.layers.items():

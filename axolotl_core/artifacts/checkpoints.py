@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from axolotl_core.artifacts.key import digest_file
-from axolotl_core.errors import TrainError
+from axolotl_core.errors import ArtifactError, TrainError
 
 COMPLETE = "COMPLETE"
+ALWAYS = ("weights.safetensors", "optimizer.pt", "state.json")
 FINISHED = "FINISHED"
 """In the folder of a run that is over: its result is in place, and what is left serves a branch or a lost artifact."""
 
@@ -35,14 +36,25 @@ def finished_runs(runs: Path) -> list[Run]:
     return sorted(found, key=lambda run: -run.used_s)
 
 
+def files_of(folder: Path) -> dict[str, str]:
+    """Name → digest of the files that a checkpoint consists of. Raises ArtifactError: COMPLETE is missing, or not what was written."""
+    try:
+        found = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(digest, str) and Path(name).name == name for name, digest in found.items()):
+        raise ArtifactError(f"{folder}: {COMPLETE} is missing or unreadable")
+    return found
+
+
 def damaged(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        digests = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        files = files_of(folder)
+    except ArtifactError:
         return f"{COMPLETE} is missing or unreadable"
-    for name, digest in digests.items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+    for name in (*ALWAYS, *files):
+        if name not in files or not (folder / name).is_file() or digest_file(folder / name) != files[name]:
             return f"{name} is not as it was written"
     return None
 

@@ -4,17 +4,15 @@ A stage's key is made of the *content* of its inputs, not of their keys: an edit
 alone stops there, and DVC, which also goes by content, agrees.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import xxhash
 
-from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.progress import progress
 
 CHUNK_BYTES = 1 << 22
@@ -34,12 +32,17 @@ def digest(value: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """xxh3-128 of a file's bytes, read in 4 MiB pieces."""
-    state = xxhash.xxh3_128()
     with path.open("rb") as file:
-        chunks = iter(partial(file.read, CHUNK_BYTES), b"")
-        size = os.fstat(file.fileno()).st_size
-        for chunk in chunks if size < SLOW_BYTES else progress(chunks, size >> 20, f"reading {path.name}", "MiB", lambda c: len(c) >> 20):
-            state.update(chunk)
+        return digest_open(file, path.name)
+
+
+def digest_open(file: IO[bytes], name: str) -> str:
+    """xxh3-128 of what is left to read of an open file."""
+    state = xxhash.xxh3_128()
+    chunks = iter(partial(file.read, CHUNK_BYTES), b"")
+    size = os.fstat(file.fileno()).st_size
+    for chunk in chunks if size < SLOW_BYTES else progress(chunks, size >> 20, f"reading {name}", "MiB", lambda c: len(c) >> 20):
+        state.update(chunk)
     return state.hexdigest()
 
 
@@ -47,37 +50,3 @@ def stage_key(stage: str, revision: int, sections: Mapping[str, Any], inputs: Ma
     """Key of one run of a stage: its name and revision, its resolved sections, and the digest of each input."""
     identity = {"stage": stage, "revision": revision, "sections": dict(sections), "inputs": dict(inputs)}
     return digest(canonical(identity))
-
-
-class StatCache:
-    """Digests of files outside artifacts/, remembered by (size, mtime, inode) so that a no-op reads no data.
-
-    Kept in `.axolotl/stat.json`, which `save` writes; losing it costs time only.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        try:
-            self.known: dict[str, list[Any]] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self.known = {}
-        self.changed = False
-
-    def digest(self, path: Path) -> str:
-        """Digest of a file, taken from the cache when its size, mtime and inode are those seen last."""
-        stat = os.stat(path)
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        name = str(path.resolve())
-        seen = self.known.get(name)
-        if seen is None or seen[:3] != stamp:
-            seen = [*stamp, digest_file(path)]
-            self.known[name] = seen
-            self.changed = True
-        return str(seen[3])
-
-    def save(self) -> None:
-        """Write what was learned since the last time, once a command: with many files it is a large file."""
-        if self.changed:
-            with contextlib.suppress(OSError):  # a full disk or a folder that cannot be written
-                write_atomically(self.file, json.dumps(self.known, indent=0).encode())
-            self.changed = False

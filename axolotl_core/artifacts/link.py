@@ -1,4 +1,4 @@
-"""The same file in two artifacts, on the disk once."""
+"""The same file in two places, on the disk once."""
 
 import os
 import shutil
@@ -6,8 +6,11 @@ from pathlib import Path
 
 
 def link(source: Path, target: Path) -> None:
-    """A hard link; a copy where the disk has none, or lies elsewhere. Artifacts are replaced whole, no file is written to in place."""
+    """A hard link to the file that `source` is or points to; a copy where the disk has none, or lies elsewhere.
+
+    Artifacts are replaced whole, no file is written to in place.
+    """
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copyfile(source, target)

@@ -10,6 +10,7 @@ import click
 
 from axolotl_core.artifacts.checkpoints import finished_runs
 from axolotl_core.errors import ParamsError
+from axolotl_core.terminal import say
 from axolotl_core.tokens.contexts import contexts, remove, trim
 
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -36,20 +37,18 @@ def command(size: str | None, older: int | None, clear: bool) -> None:
         gone = remove([kept for kept in (*rows, *runs) if clear or (older is not None and time.time() - kept.used_s > older * DAY_S)])
         left = [*contexts(folder / "rows"), *finished_runs(folder / "runs")]
         gone += trim(left, _bytes(size)) if size is not None else 0
-        click.echo(f"removed {_shown(gone)}")
+        say(f"removed {_shown(gone)}")
         rows, runs = contexts(folder / "rows"), finished_runs(folder / "runs")
     for context in rows:
-        click.echo(
-            f"{context.dataset:<16} {context.type:<28} {context.rows:>12,} rows  {_shown(context.bytes):>9}  {_used(context.used_s)}"
-        )
+        say(f"{context.dataset:<16} {context.type:<28} {context.rows:>12,} rows  {_shown(context.bytes):>9}  {_used(context.used_s)}")
     for run in runs:
-        click.echo(f"{'run':<16} {run.folder.name[:12]:<28} {run.step:>11,} steps  {_shown(run.bytes):>9}  {_used(run.used_s)}")
-    click.echo(f"{_shown(sum(kept.bytes for kept in (*rows, *runs)))} in {folder}")
+        say(f"{'run':<16} {run.folder.name[:12]:<28} {run.step:>11,} steps  {_shown(run.bytes):>9}  {_used(run.used_s)}")
+    say(f"{_shown(sum(kept.bytes for kept in (*rows, *runs)))} in {folder}")
     if (Path.cwd() / ".dvc").is_dir():
         objects = unused_by_dvc(Path.cwd())
         size = sum(file.stat().st_size for file in objects if file.is_file())
-        click.echo(f"`dvc gc --workspace` would free {_shown(size)} of DVC's cache: {len(objects)} objects that artifacts/ has not now")
-        click.echo("  (results of earlier params among them; `dvc push` first if they are to be kept)")
+        say(f"`dvc gc --workspace` would free {_shown(size)} of DVC's cache: {len(objects)} objects that artifacts/ has not now")
+        say("  (results of earlier params among them; `dvc push` first if they are to be kept)")
 
 
 def unused_by_dvc(root: Path) -> list[Path]:

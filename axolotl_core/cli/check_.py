@@ -18,6 +18,7 @@ from axolotl_core.params.whole import Params
 from axolotl_core.sources.files import files_of, fits, place_of
 from axolotl_core.sources.outside import adapter
 from axolotl_core.sources.place import resolve
+from axolotl_core.terminal import say
 from stages import checks
 from stages.graph import sections_wanted
 from stages.job import Project
@@ -48,9 +49,9 @@ def command(params: Path, overrides: tuple[str, ...]) -> None:
     if problems:
         raise ParamsError("\n".join(problems))
     for note in notes:
-        click.echo(f"  {note}")
+        say(f"  {note}")
     names = ", ".join(f"{name} ({data.type if isinstance(data.type, str) else 'own prompt'})" for name, data in whole.datasets.items())
-    click.echo(f"{params} is right: {whole.model.base_model}, {whole.adapter.adapter or 'all weights'}, {names}")
+    say(f"{params} is right: {whole.model.base_model}, {whole.adapter.adapter or 'all weights'}, {names}")
 
 
 def places(project: Project, params: Params, file: Path) -> list[str]:
@@ -72,7 +73,7 @@ def places(project: Project, params: Params, file: Path) -> list[str]:
             problems.append(f"{file}: {option}: {error}")
     try:
         deepspeed_of(params.machine, project.root)
-        adapter(params, None, project.root, project.stats)
+        adapter(params, None, project.root)
     except ParamsError as error:
         problems.append(f"{file}: {error}")
     return problems

@@ -12,6 +12,7 @@ from axolotl_core.params.document import Document, read
 from axolotl_core.params.flat.fate import Fate
 from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, replicas, translate
 from axolotl_core.params.load import load
+from axolotl_core.terminal import say, warn
 
 
 @click.command("import")
@@ -44,14 +45,14 @@ def command(old: Path, out: Path, num_gpus: int | None, force: bool) -> None:
     write_atomically(out, new.encode())
     for fate in made.fates:
         if fate.fate != "left out":
-            click.echo(f"  {fate.option:<32} {fate.fate:<11} {fate.told}")
+            say(f"  {fate.option:<32} {fate.fate:<11} {fate.told}")
     _tell_left_out(document, [fate for fate in made.fates if fate.fate == "left out"])
     _tell_batch(document, processes, num_gpus)
-    click.echo(f"wrote {out}")
+    say(f"wrote {out}")
     try:
         load(out)
     except ParamsError as error:
-        click.echo(f"before it runs:\n{error}", err=True)
+        warn(f"before it runs:\n{error}")
 
 
 def _tell_batch(document: Document, processes: int, num_gpus: int | None) -> None:
@@ -61,14 +62,14 @@ def _tell_batch(document: Document, processes: int, num_gpus: int | None) -> Non
     copies = replicas(document.values, processes) or 1
     shared = f" ({processes} GPUs, those of a tensor or context parallel group share their rows)" if copies != processes else ""
     given = "as --num-gpus says" if num_gpus else "as this machine has; --num-gpus says another number"
-    click.echo(f"batch_size {rows * copies} = {each} × {copies} GPU{'s' * (copies > 1)}{shared}, {given}")
+    say(f"batch_size {rows * copies} = {each} × {copies} GPU{'s' * (copies > 1)}{shared}, {given}")
 
 
 def _tell_left_out(document: Document, fates: list[Fate]) -> None:
     if fates:
-        click.echo("left out:")
+        say("left out:")
     for fate in fates:
-        click.echo(f"  {document.place(place_of(fate))}: {fate.option}: {fate.told}{'' if fate.stops else ' (the result is the same)'}")
+        say(f"  {document.place(place_of(fate))}: {fate.option}: {fate.told}{'' if fate.stops else ' (the result is the same)'}")
 
 
 def _gpus() -> int:

@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from axolotl_core.artifacts import manifest
 from axolotl_core.cli.project import open_project
 from axolotl_core.cli.words import WithOptions, config_and_overrides
-from axolotl_core.release.chat import Chat, Sampling, open_chat
+from axolotl_core.release.chat import READS, Chat, Sampling, open_chat
+from axolotl_core.terminal import say, warn
 from stages.plan import changed
 
 
@@ -37,20 +39,20 @@ def command(words: tuple[str, ...], params: Path | None, which: str, system: str
     echo "Why is the water cloudy?" | axolotl inference --model merged
     """
     project, whole = open_project(*config_and_overrides([*([str(params)] if params else []), *words]))
-    places = (project.root, project.artifacts, project.stats)
-    shared: dict[str, Any] = {"quantise": whole.model, "datasets": whole.datasets, "system": system, "raw": raw}
-    chat = open_chat(*places, which, whole.machine, Sampling(**sampling), **shared, tell=lambda note: click.echo(note, err=True))
-    for note in changed(project, whole):
-        click.echo(f"{params or 'params.yaml'} has changed since training, and the model is as it was trained: {note}", err=True)
-    if not sys.stdin.isatty():
-        prompt = sys.stdin.buffer.read().decode("utf-8") if raw else sys.stdin.read().strip("\n")
-        if prompt.strip():
-            _stream(chat, prompt)
-        return
-    click.echo(f"{which} of {whole.model.base_model}; a blank line or Ctrl-D sends, {COMMANDS}", err=True)
-    while (prompt := _typed()) is not None:
-        if not _obeyed(chat, prompt):
-            _stream(chat, prompt)
+    shared: dict[str, Any] = {"quantise": whole.model, "datasets": whole.datasets, "system": system, "raw": raw, "tell": warn}
+    with manifest.opened(project.artifacts, READS[which], project.stats.digest) as artifacts:
+        chat = open_chat(project.root, artifacts, project.stats, which, whole.machine, Sampling(**sampling), **shared)
+        for note in changed(project, whole):
+            warn(f"{params or 'params.yaml'} has changed since training, and the model is as it was trained: {note}")
+        if not sys.stdin.isatty():
+            prompt = sys.stdin.buffer.read().decode("utf-8") if raw else sys.stdin.read().strip("\n")
+            if prompt.strip():
+                _stream(chat, prompt)
+            return
+        warn(f"{which} of {whole.model.base_model}; a blank line or Ctrl-D sends, {COMMANDS}")
+        while (prompt := _typed()) is not None:
+            if not _obeyed(chat, prompt):
+                _stream(chat, prompt)
 
 
 COMMANDS = "/reset forgets what was said, /system TEXT sets the system message, /exit ends"
@@ -63,7 +65,7 @@ def _typed() -> str | None:
         try:
             line = input("> " if not lines else "… ")
         except EOFError:
-            click.echo(err=True)
+            warn()
             return "\n".join(lines) if lines else None
         if not lines and line.strip() == "/exit":
             return None
@@ -83,7 +85,7 @@ def _obeyed(chat: Chat, prompt: str) -> bool:
     elif name == "/system":
         chat.reset(text.strip())
     elif name.startswith("/") and "\n" not in prompt:
-        click.echo(f"no command is called {name}: {COMMANDS}", err=True)
+        warn(f"no command is called {name}: {COMMANDS}")
     else:
         return False
     return True
@@ -91,5 +93,5 @@ def _obeyed(chat: Chat, prompt: str) -> bool:
 
 def _stream(chat: Chat, prompt: str) -> None:
     for piece in chat.say(prompt):
-        click.echo(piece, nl=False)
-    click.echo()
+        say(piece, end="")
+    say()

@@ -11,6 +11,7 @@ from axolotl_core.cli.project import graph_of
 from axolotl_core.cli.templates import DEFAULT, page, shipped, starter_data, template
 from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.params.load import load
+from axolotl_core.terminal import say
 from stages.graph import ARTIFACTS, DATA
 
 IGNORED_BY_GIT = f"/{ARTIFACTS}\n/.axolotl/\n/wandb\n/tensorboard\n/dvc_plots/\n"
@@ -70,8 +71,8 @@ def command(folder: Path, pipeline: str, remote: str | None) -> None:
         _call([sys.executable, "-m", "dvc", "remote", "modify", "--quiet", "store", "verify", "true"], folder)
     if own:
         _first_commit(folder)
-    click.echo(f"{folder} is ready, from the pipeline {pipeline} ({', '.join(shipped())} are there)")
-    click.echo(f"  cd {folder} && dvc repro")
+    say(f"{folder} is ready, from the pipeline {pipeline} ({', '.join(shipped())} are there)")
+    say(f"  cd {folder} && dvc repro")
 
 
 def _first_commit(folder: Path) -> None:
@@ -79,7 +80,7 @@ def _first_commit(folder: Path) -> None:
     _call(["git", "add", "--all"], folder)
     done = subprocess.run(["git", "commit", "--quiet", "-m", "axolotl init"], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        click.echo("  the first commit is yours: git does not know who you are (git config user.name, user.email), then `git commit`")
+        say("  the first commit is yours: git does not know who you are (git config user.name, user.email), then `git commit`")
 
 
 def _append(file: Path, text: str) -> None:

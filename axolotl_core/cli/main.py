@@ -1,6 +1,8 @@
 """`axolotl`: the one place that knows click. Commands are imported when they are called, so that --help is quick."""
 
+import errno
 import importlib
+import os
 import sys
 
 import click
@@ -10,6 +12,7 @@ from axolotl_core import (
     world,
 )
 from axolotl_core.errors import AxolotlError, MachineError
+from axolotl_core.terminal import warn
 
 COMMANDS = {
     "cache": "Show the row cache and the finished runs in .axolotl, or trim them.",
@@ -32,6 +35,7 @@ COMMANDS = {
     "view": "Look at what will be trained on.",
 }
 """Name → first line of its help (a test holds them equal); its module is cli/<name>_.py, or cli/named.py for a stage."""
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
 NAMED = ("evaluate", "export", "fetch", "merge", "merge-lora", "preprocess", "train")
 
 
@@ -61,10 +65,15 @@ class Commands(click.Group):
             raise _option_of_params(error) from None
         except AxolotlError as error:
             if world.rank() == 0:
-                click.echo(f"axolotl: {error}", err=True)
+                warn(f"axolotl: {error}")
             elif isinstance(error, MachineError):  # the others fail alike, a GPU may fail alone
-                click.echo(f"axolotl, rank {world.rank()}: {error}", err=True)
+                warn(f"axolotl, rank {world.rank()}: {error}")
             ctx.exit(error.exit_status)
+        except OSError as error:  # a full or closed disk, wherever it is met; anything else is our own fault
+            if error.errno not in OF_THE_MACHINE:
+                raise
+            warn(f"axolotl: {os.fsdecode(error.filename or 'this machine')}: {error.strerror}; nothing was replaced by half, run it again")
+            ctx.exit(MachineError.exit_status)
 
 
 def _option_of_params(error: click.NoSuchOption) -> click.UsageError:

@@ -3,6 +3,7 @@
 import sys
 
 from axolotl_core import world
+from axolotl_core.terminal import warn
 
 INSTEAD = {
     "prepare_ds_only": "preprocess",
@@ -26,5 +27,5 @@ def answer(command: str) -> int:
             kept.append(word)
     file = "--params " if command.startswith("view") and kept and not kept[0].startswith("-") else ""
     if world.rank() == 0:
-        print(f"axolotl: run `axolotl {command} {file}{' '.join(kept)}`".replace(" `", " `").rstrip(), file=sys.stderr)
+        warn(f"axolotl: run `axolotl {command} {file}{' '.join(kept)}`".replace(" `", " `").rstrip())
     return 2

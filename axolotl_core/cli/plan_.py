@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from axolotl_core.cli.project import open_project, params_options
+from axolotl_core.terminal import say
 from stages.graph import makers
 from stages.plan import plan
 
@@ -26,9 +27,9 @@ def command(params: Path, overrides: tuple[str, ...]) -> None:
         reads = [maker.name for maker in makers(step, every)]
         each = [name for name in reads if "@" in name]
         shown = [f"{each[0].partition('@')[0]}@…", *(name for name in reads if "@" not in name)] if len(each) > 1 else reads
-        click.echo(f"{step.name:<{width}}  {'runs' if reason else '-':<4}  {reason or 'up to date'}")
+        say(f"{step.name:<{width}}  {'runs' if reason else '-':<4}  {reason or 'up to date'}")
         if reads:
-            click.echo(f"{'':<{width}}        reads {', '.join(shown)}")
+            say(f"{'':<{width}}        reads {', '.join(shown)}")
     count = sum(reason is not None for _, reason in found)
-    click.echo(f"{count} of {len(found)} stages would run" if count else "everything is up to date")
+    say(f"{count} of {len(found)} stages would run" if count else "everything is up to date")
     project.stats.save()

@@ -13,6 +13,7 @@ from axolotl_core.params.load import load, sections_of
 from axolotl_core.params.whole import Params
 from axolotl_core.prompts.resolve import files_read, format_of
 from axolotl_core.sources.outside import adapter_files
+from axolotl_core.terminal import warn
 from stages.graph import dvc_yaml
 from stages.job import Project
 
@@ -31,11 +32,14 @@ def params_options(command: Any) -> Any:
 
 def _tell(told: str) -> None:
     if world.rank() == 0:
-        click.echo(told, err=True)
+        warn(told)
 
 
-def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Params]:
-    """The project of the current folder. Raises ParamsError for anything wrong, formats included."""
+def open_project(path: Path, overrides: Sequence[str] = (), *, anew: bool = False) -> tuple[Project, Params]:
+    """The project of the current folder. Raises ParamsError for anything wrong, formats included.
+
+    anew: files are digested once more, whatever is remembered of them.
+    """
     params = load(path, overrides, tell=_tell)
     problems = []
     for name, data in params.datasets.items():
@@ -45,7 +49,7 @@ def open_project(path: Path, overrides: Sequence[str] = ()) -> tuple[Project, Pa
             problems.append(f"{sections_of(path)[0].place(('datasets', name, 'type'))}: datasets.{name}.type: {error}")
     if problems:
         raise ParamsError("\n".join(problems))
-    return Project(Path.cwd()), params
+    return Project(Path.cwd(), anew), params
 
 
 def graph_of(params: Params, root: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from axolotl_core.artifacts import manifest
+from axolotl_core.terminal import say
 from stages.graph import ARTIFACTS
 
 WIDTH = 38
@@ -25,13 +26,13 @@ def show(root: Path) -> None:
     artifacts = root / ARTIFACTS
     manifest.verify(artifacts / "evaluation")
     report = json.loads((artifacts / "evaluation" / "report.json").read_text(encoding="utf-8"))
-    click.echo("\n" + numbers(report["before"], report["after"]))
+    say("\n" + numbers(report["before"], report["after"]))
     for i, reply in enumerate(report["replies"], 1):
-        click.echo(f"\n{i}. {_question(reply['prompt'])}")
-        click.echo(columns("before", reply["before"], "after", reply["after"]))
-    click.echo(f"\n  adapter          {ARTIFACTS}/adapter")
-    click.echo(f"  merged model     {ARTIFACTS}/export")
-    click.echo("  chat with it     axolotl inference\n")
+        say(f"\n{i}. {_question(reply['prompt'])}")
+        say(columns("before", reply["before"], "after", reply["after"]))
+    say(f"\n  adapter          {ARTIFACTS}/adapter")
+    say(f"  merged model     {ARTIFACTS}/export")
+    say("  chat with it     axolotl inference\n")
 
 
 def numbers(before: dict[str, Any], after: dict[str, Any]) -> str:

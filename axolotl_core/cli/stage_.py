@@ -7,21 +7,32 @@ from pathlib import Path
 import click
 
 from axolotl_core import world
-from axolotl_core.cli.project import open_project, params_options
+from axolotl_core.cli.project import PARAMS, open_project, params_options
 from axolotl_core.errors import ParamsError
-from stages.graph import chosen
+from axolotl_core.terminal import say
+from stages.graph import GROUPS, chosen
 from stages.run import run
+
+OTHER_PARAMS = "DVC has not recorded this, which is not what params.yaml asks for; `axolotl run` with the same params makes it so"
 
 
 @click.command("stage")
 @click.argument("name")
 @params_options
 @click.option("--only", is_flag=True, help="Just this stage; what it reads must be there.")
-@click.option("--force", is_flag=True, help="Run it even if it is up to date.")
+@click.option("--force", is_flag=True, help="Run it even if it is up to date, on files that are read anew.")
+@click.option("--verify", is_flag=True, help="Read every file anew, sources and artifacts, and believe no size or time.")
 @click.option("--branch-from", type=click.Path(path_type=Path), help="train: go on from this checkpoint of another run.")
 @click.option("--revision", type=int, hidden=True, help="The code identity that dvc.yaml was written for.")
 def command(
-    name: str, params: Path, overrides: tuple[str, ...], only: bool, force: bool, branch_from: Path | None, revision: int | None
+    name: str,
+    params: Path,
+    overrides: tuple[str, ...],
+    only: bool,
+    force: bool,
+    verify: bool,
+    branch_from: Path | None,
+    revision: int | None,
 ) -> None:
     """Bring one stage up to date, and all it reads, without DVC.
 
@@ -32,7 +43,7 @@ def command(
     axolotl stage train --set lora_r=16       try another rank
     axolotl stage tokenize@faq --only         just that
     """
-    bring(name, params, overrides, only=only, force=force, branch_from=branch_from, revision=revision)
+    bring(name, params, overrides, only=only, force=force, verify=verify, branch_from=branch_from, revision=revision)
 
 
 def bring(
@@ -42,11 +53,12 @@ def bring(
     *,
     only: bool = False,
     force: bool = False,
+    verify: bool = False,
     branch_from: Path | None = None,
     revision: int | None = None,
 ) -> None:
     """Bring a stage up to date. Raises AxolotlError."""
-    project, whole = open_project(params, overrides)
+    project, whole = open_project(params, overrides, anew=force or verify)
     for step in chosen(name, whole.datasets):
         if revision is not None and revision != step.stage.revision:
             raise ParamsError(
@@ -57,5 +69,7 @@ def bring(
     finally:
         if world.rank() == 0:
             project.stats.save()
-    if built and world.rank() == 0 and (project.root / ".dvc").is_dir() and "DVC_STAGE" not in os.environ:
-        click.echo("DVC has not recorded this; `dvc commit` does, `dvc repro` would check it")
+    if built and world.rank() == 0 and "DVC_STAGE" not in os.environ and (project.root / ".dvc" / "config").is_file():
+        same = params.resolve() == (project.root / PARAMS).resolve() and not overrides
+        target = "" if name in GROUPS else f" {name}"
+        say(f"DVC has not recorded this; `dvc repro{target}` does, and computes none of it again" if same else OTHER_PARAMS)

@@ -6,13 +6,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import click
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.document import Comment, Document, Where
 from axolotl_core.params.whole import SECTIONS
+from axolotl_core.terminal import say
 
 DEFAULT = "smollm2-lora"
 
@@ -45,7 +45,7 @@ def keep(target: Path) -> None:
     while (kept := target.with_name(f"{target.stem}.kept-{n}{target.suffix}")).exists():
         n += 1
     shutil.copyfile(target, kept)
-    click.echo(f"kept your {target} as {kept}")
+    say(f"kept your {target} as {kept}")
 
 
 def starter_data() -> Path:

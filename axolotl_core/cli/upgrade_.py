@@ -7,6 +7,7 @@ import click
 from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli.project import PARAMS, graph_of
 from axolotl_core.params.load import load
+from axolotl_core.terminal import say
 
 
 @click.command("upgrade")
@@ -20,12 +21,12 @@ def command() -> None:
     new = graph_of(load(Path(PARAMS)), Path.cwd())
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
     if old == new:
-        click.echo("dvc.yaml is up to date")
+        say("dvc.yaml is up to date")
         return
     write_atomically(path, new.encode())
     was, now = _revisions(old), _revisions(new)
     changed = [f"{name} {was.get(name, 'new')} → {revision}" for name, revision in now.items() if was.get(name) != revision]
-    click.echo(f"wrote dvc.yaml; stages of another revision, which run again: {', '.join(changed) or 'none'}")
+    say(f"wrote dvc.yaml; stages of another revision, which run again: {', '.join(changed) or 'none'}")
 
 
 def _revisions(text: str) -> dict[str, str]:

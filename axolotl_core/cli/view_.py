@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli.project import open_project, params_options
 from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.whole import Params
+from axolotl_core.terminal import printable, say, styled
 from stages.job import Project
 from stages.run import run
 
@@ -50,17 +52,18 @@ def tokens(params: Path, overrides: tuple[str, ...], dataset: str | None, row: i
 
     project, whole = open_project(params, overrides)
     name = _tokenized(project, whole, dataset)[0]
-    shown = view.show(
-        project.artifacts / "raw" / name, project.artifacts / "tokens" / name, read_tokenizer(project.artifacts / "tokenizer"), row
-    )
+    with manifest.opened(project.artifacts, (f"raw/{name}", f"tokens/{name}", "tokenizer"), project.stats.digest) as at:
+        shown = view.show(at / "raw" / name, at / "tokens" / name, read_tokenizer(at / "tokenizer"), row)
     if page is not None:
         write_atomically(page, view.page(f"{name}, row {row}", shown).encode())
-        click.echo(f"wrote {page}")
+        say(f"wrote {page}")
         return
-    click.echo(f"{name}, row {row}: {shown.place}, {shown.tokens:,} tokens, {shown.trained:,} trained\n")
+    say(f"{name}, row {row}: {shown.place}, {shown.tokens:,} tokens, {shown.trained:,} trained\n")
     coloured = sys.stdout.isatty() if color is None else color
-    text = "".join(map(_styled, shown.runs)) if coloured else view.marked(shown.runs)
-    click.echo(text, color=coloured)
+    if coloured:
+        styled("".join(map(_styled, shown.runs)))
+    else:
+        say(view.marked(shown.runs))
 
 
 @command.command("masks")
@@ -75,7 +78,7 @@ def masks(params: Path, overrides: tuple[str, ...], dataset: str | None) -> None
     for name in _tokenized(project, whole, dataset, every=True):
         report = json.loads((project.artifacts / "metrics" / "masks" / f"{name}.json").read_text(encoding="utf-8"))
         lengths = (project.artifacts / "plots" / "lengths" / f"{name}.csv").read_text(encoding="utf-8")
-        click.echo(f"{name}\n{_report(report)}\n{_bars(lengths)}\n")
+        say(f"{name}\n{_report(report)}\n{_bars(lengths)}\n")
 
 
 def _tokenized(project: Project, params: Params, dataset: str | None, *, every: bool = False) -> list[str]:
@@ -92,7 +95,7 @@ def _tokenized(project: Project, params: Params, dataset: str | None, *, every: 
 
 def _styled(run: Any) -> str:
     colour = "green" if run.trained else "bright_black"
-    return click.style(run.text, fg=colour, reverse=run.special or None)
+    return click.style(printable(run.text), fg=colour, reverse=run.special or None)
 
 
 def _report(report: dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def load_model(
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
     """
     try:
-        config = AutoConfig.from_pretrained(weights)
+        config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
     except ValueError as error:
         raise ModelError(f"{weights}: transformers does not know this model: {' '.join(str(error).split())[:200]}") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -87,7 +87,7 @@ def load_model(
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:
         settings |= {"device_map": {"": device}}
-    model = AutoModelForCausalLM.from_pretrained(weights, **settings, **smaller)
+    model = AutoModelForCausalLM.from_pretrained(weights, trust_remote_code=False, **settings, **smaller)
     model.config.use_cache = False
     if smaller:
         keep_quantised(model)

@@ -151,12 +151,12 @@ def small_model(config: Any, attention: str, device: torch.device) -> Any | None
             if getattr(config, name, None) is not None:
                 setattr(config, name, value)
         with torch.device("meta"):
-            size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+            size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
         if size > MOST_PARAMETERS:
             return None
         with torch.random.fork_rng(devices=[]), device:
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=attention, dtype=torch.float32)
             for parameter in model.parameters():  # so large that a leak shows
                 if parameter.ndim > 1:
                     torch.nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)

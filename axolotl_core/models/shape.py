@@ -14,9 +14,9 @@ from axolotl_core.errors import ModelError, ParamsError
 def model_on_meta(folder: Path) -> Any:
     """The model of a folder without weights (device meta). Raises ModelError where transformers does not know it."""
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise ModelError(f"{folder}: transformers does not know this model: {' '.join(str(error).split())[:200]}") from None
 

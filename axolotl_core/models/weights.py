@@ -117,7 +117,7 @@ def weights_of_parameters(folder: Path, names: Iterable[str]) -> Weights:
 def load_on_cpu(folder: Path, dtype: torch.dtype | str = "auto") -> Any:
     """The model of a folder, in its own dtype. Raises ModelError where a weight of the model is not in the files."""
     with _without_zero3():
-        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, trust_remote_code=False)
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{folder}: lacks the weight {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
     return model

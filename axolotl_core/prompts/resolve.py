@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from axolotl_core import lookup
+from axolotl_core.artifacts.key import digest
 from axolotl_core.errors import DataError, ParamsError, nearest
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.prompts.example import ROLES, Example, Format, Ids, Segment, Vocabulary
@@ -61,6 +63,19 @@ def module_file(data: Dataset, root: Path) -> Path | None:
 def files_read(data: Dataset, root: Path) -> list[Path]:
     """Files beside params.yaml that decide what becomes of a row: a module of the user's, a Jinja file."""
     return [file for file in (module_file(data, root), jinja_file(data, root)) if file]
+
+
+def copied_as(file: Path, root: Path) -> str:
+    """Where a copy of one of `files_read` lies in a folder that stands for `root`; what is outside of it gets a name of its own."""
+    path = os.path.relpath(file, root)
+    return path if not path.startswith("..") else f"outside/{digest(os.fsencode(path))[:8]}/{file.name}"
+
+
+def relocated(data: Dataset, root: Path, copies: Path) -> Dataset:
+    """The data set, whose files lie in `copies` in the place of `root`."""
+    if jinja := jinja_file(data, root):
+        return data.model_copy(update={"chat_template": None, "chat_template_jinja": str(copies.absolute() / copied_as(jinja, root))})
+    return data
 
 
 def read(format: Format, row: dict[str, Any]) -> Example | Ids:

@@ -10,12 +10,11 @@ import torch
 from transformers import AutoTokenizer, TextIteratorStreamer
 
 from axolotl_core.adapters.trained import load_trained
-from axolotl_core.artifacts import manifest
-from axolotl_core.artifacts.key import StatCache
+from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.errors import DataError, ModelError
 from axolotl_core.models.load import embedding_rows, load_model
 from axolotl_core.models.packing import bare
-from axolotl_core.models.pin import weights_folder
+from axolotl_core.models.pin import open_pinned
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
@@ -108,6 +107,10 @@ class Chat:
         return torch.tensor([ids], device=self.model.device)
 
 
+READS = {"adapter": ("tokenizer", "adapter", "base"), "merged": ("tokenizer", "merged"), "base": ("tokenizer", "base")}
+"""Artifacts that a model is made of."""
+
+
 def open_chat(
     root: Path,
     artifacts: Path,
@@ -122,13 +125,12 @@ def open_chat(
     raw: bool,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Chat:
-    """which: `adapter` (base and adapter), `merged` or `base`; datasets: what it was trained on; tell: gets sentences for the user.
+    """artifacts: `manifest.opened` with READS[which]; datasets: what it was trained on; tell: gets sentences for the user.
 
-    Raises ArtifactError when its stage has not run.
+    which: `adapter` (base and adapter), `merged` or `base`.
     """
-    for name in {"adapter": ("tokenizer", "adapter", "base"), "merged": ("tokenizer", "merged"), "base": ("tokenizer", "base")}[which]:
-        manifest.verify(artifacts / name)
-    tokenizer, own = AutoTokenizer.from_pretrained(artifacts / "tokenizer"), read_tokenizer(artifacts / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(artifacts / "tokenizer", trust_remote_code=False)
+    own = read_tokenizer(artifacts / "tokenizer")
     prompting = prompting_of(datasets, own, root)
     for note in () if raw else prompting.notes:
         tell(f"{note}; --raw sends a prompt as it is")
@@ -136,13 +138,15 @@ def open_chat(
     if which == "merged":
         model = load_model(artifacts / "merged", machine, **settings).model
     else:
-        base = weights_folder(artifacts / "base", root, stats)
+        pinned = open_pinned(artifacts / "base", root, stats, artifacts / "pinned")
+        base = pinned.folder
         loaded = (
             load_model(base, machine, quantise=quantise, **settings)
             if which == "base"
             else load_trained(artifacts / "adapter", base, machine, quantise=quantise, **settings)
         )
         model = loaded.model
+        pinned.check()
     stats.save()
     stops = own.stop_ids(bare(model).generation_config.eos_token_id, prompting.turn_ends(own))
     return Chat(model.eval(), tokenizer, sampling, stops, prompting.template, system, raw)

@@ -9,6 +9,7 @@ be compressed (`.gz`, `.bz2`, `.xz`, `.zst`). Values come as they are: integers 
 import csv
 import io
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from axolotl_core.errors import DataError, nearest
 from axolotl_core.sources.exact import dumps, loads
 from axolotl_core.sources.opened import BOM, opened
 from axolotl_core.sources.place import ARCHIVES, COMPRESSED, SUFFIXES, kind_of
+from axolotl_core.sources.steady import Source
 
 Row = dict[str, Any]
 
@@ -35,6 +37,7 @@ class Bad:
 Numbered = Iterator[tuple[int, Row | Bad]]
 Tell = Callable[[str], None]
 """Gets sentences for the user."""
+Open = Callable[[Path], AbstractContextManager[Source]]
 READ_ROWS = 1000
 WRAPPERS = ("data", "rows", "examples", "train", "records", "instances")
 """Keys under which a JSON file that is one object keeps its list of rows."""
@@ -49,32 +52,32 @@ def silent(_: str) -> None:
 csv.field_size_limit(2**31 - 1)  # the default is too short for documents
 
 
-def read_json(path: Path, shown: str, tell: Tell = silent) -> Numbered:
+def read_json(source: Source, shown: str, tell: Tell = silent) -> Numbered:
     """A list of objects, one object a line, or one object with the list in it, whatever the file is called."""
-    with opened(path, shown) as file:
+    with opened(source, shown) as file:
         while (first := file.read(1)).isspace() or (first and first in BOM):
             pass
         line = first + file.readline()
         alone = _parsed(line)
         more = any(not text.isspace() for text in file) if first == b"{" and alone is not None else True
     key = _wrapped(alone)
-    one_row = kind_of(path) == "jsonl" or not (key in WRAPPERS or (key and len(alone) == 1))  # of an object on one line
+    one_row = kind_of(source.path) == "jsonl" or not (key in WRAPPERS or (key and len(alone) == 1))  # of an object on one line
     whole = first == b"[" or (first == b"{" and (alone is None or not (more or one_row)))
     if not whole:
-        yield from read_jsonl(path, shown)
+        yield from read_jsonl(source, shown)
         return
-    with opened(path, shown) as file:
+    with opened(source, shown) as file:
         text = file.read().removeprefix(BOM)
     try:
         value = loads(text)
     except ValueError as error:
         if first == b"{" or alone is not None:  # rows a line, of which the first is malformed
-            yield from read_jsonl(path, shown)
+            yield from read_jsonl(source, shown)
             return
         raise DataError(f"{shown}:{getattr(error, 'lineno', 1)}: malformed JSON: {error}") from None
     rows = value if isinstance(value, list) else _list_in(value, shown, tell)
     if rows and not any(isinstance(row, dict) for row in rows) and alone is not None:  # one list a line
-        yield from read_jsonl(path, shown)
+        yield from read_jsonl(source, shown)
         return
     yield from ((i, _object(row)) for i, row in enumerate(rows, 1))
 
@@ -117,9 +120,9 @@ def _list_in(value: dict[str, Any], shown: str, tell: Tell) -> list[Any]:
     raise DataError(f"{shown}: {shape}; wanted a list of objects [{{…}}, {{…}}], or one object a line")
 
 
-def read_jsonl(path: Path, shown: str) -> Numbered:
+def read_jsonl(source: Source, shown: str) -> Numbered:
     """One object a line; empty lines are skipped but counted."""
-    with opened(path, shown) as file:
+    with opened(source, shown) as file:
         for line, text in enumerate(file, 1):
             text = text.removeprefix(BOM) if line == 1 else text
             if text.isspace():
@@ -130,9 +133,9 @@ def read_jsonl(path: Path, shown: str) -> Numbered:
                 yield line, Bad(f"malformed JSON: {error}; it begins with {_beginning(text)}", text.decode("utf-8", "replace"))
 
 
-def read_csv(path: Path, shown: str, delimiter: str = ",") -> Numbered:
+def read_csv(source: Source, shown: str, delimiter: str = ",") -> Numbered:
     """The first line names the columns; every value is text."""
-    with opened(path, shown) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:  # type: ignore[type-var]
+    with opened(source, shown) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:  # type: ignore[type-var]
         reader = csv.DictReader(text, strict=True, delimiter=delimiter)
         try:
             names = list(reader.fieldnames or ())
@@ -150,17 +153,17 @@ def read_csv(path: Path, shown: str, delimiter: str = ",") -> Numbered:
             raise DataError(f"{shown}: not UTF-8 text: {error}") from None
 
 
-def read_tsv(path: Path, shown: str) -> Numbered:
+def read_tsv(source: Source, shown: str) -> Numbered:
     """As csv, with tabs."""
-    return read_csv(path, shown, "\t")
+    return read_csv(source, shown, "\t")
 
 
-def read_text(path: Path, shown: str, split: str | None = None, tell: Tell = silent) -> Numbered:
+def read_text(source: Source, shown: str, split: str | None = None, tell: Tell = silent) -> Numbered:
     """Rows {"text": …} of a text file, with the line each begins in. split: `line`, `paragraph` (unset) or `file`."""
     if split is None:
         tell("a sample of a text file is a paragraph, between lines that are empty (text_split: line | paragraph | file)")
     first, held = 1, list[str]()
-    with opened(path, shown) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:  # type: ignore[type-var]
+    with opened(source, shown) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:  # type: ignore[type-var]
         try:
             for line, text in enumerate(lines, 1):
                 if split == "line" or (split != "file" and not text.strip()):
@@ -180,46 +183,64 @@ def _told(first: int, lines: list[str]) -> Numbered:
         yield first, {"text": "".join(lines).rstrip("\r\n")}
 
 
-def read_parquet(path: Path, shown: str) -> Numbered:
+def read_parquet(source: Source, shown: str) -> Numbered:
     try:
-        yield from _numbered(pq.ParquetFile(path).iter_batches(batch_size=READ_ROWS), shown)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{shown}: not a parquet file: {error}") from None
+        with source.open() as file:
+            yield from _numbered(pq.ParquetFile(file).iter_batches(batch_size=READ_ROWS), shown)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shown}: not a parquet file: {_one_line(error)}") from None
 
 
-def read_arrow(path: Path, shown: str) -> Numbered:
-    """An Arrow IPC file, or the stream that the datasets library writes under the same suffix."""
-    source = pa.memory_map(str(path))
-    try:
-        reader = pa.ipc.open_file(source)
-        batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-    except pa.ArrowInvalid:
+def read_arrow(source: Source, shown: str) -> Numbered:
+    """An Arrow IPC file, or the stream that the datasets library writes under the same suffix.
+
+    It is read, not mapped: a mapped file that another process cuts short would end this one.
+    """
+    with source.open() as file:
         try:
-            batches = iter(pa.ipc.open_stream(pa.memory_map(str(path))))
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{shown}: not an Arrow file: {error}") from None
-    try:
-        yield from _numbered(batches, shown)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{shown}: a damaged Arrow file: {error}") from None
+            reader = pa.ipc.open_file(pa.PythonFile(file))
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        except pa.ArrowException:
+            file.seek(0)
+            try:
+                batches = iter(pa.ipc.open_stream(pa.PythonFile(file)))
+            except pa.ArrowException as error:
+                raise DataError(f"{shown}: not an Arrow file: {_one_line(error)}") from None
+        try:
+            yield from _numbered(batches, shown)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{shown}: a damaged Arrow file: {_one_line(error)}") from None
 
 
-READERS: dict[str, Callable[..., Numbered]] = {
-    "json": read_json,
-    "jsonl": read_json,
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+READERS: dict[str, Callable[[Source, str], Numbered]] = {
     "csv": read_csv,
     "tsv": read_tsv,
-    "text": read_text,
     "parquet": read_parquet,
     "arrow": read_arrow,
 }
 BINARY = ("parquet", "arrow")
 
 
-def read_file(path: Path, shown: str, ds_type: str | None = None, tell: Tell = silent, text_split: str | None = None) -> Numbered:
+@contextmanager
+def as_it_is(path: Path) -> Iterator[Source]:
+    source = Source(path)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def read_file(
+    path: Path, shown: str, ds_type: str | None = None, tell: Tell = silent, text_split: str | None = None, open: Open = as_it_is
+) -> Numbered:
     """Rows of a file, by `ds_type` or by its suffix; errors call it `shown`. text_split: what a sample of a text file is.
 
-    Raises DataError: unknown suffix, an archive, malformed content.
+    open: `Steady.open` where the file must be the one of a key.
+    Raises DataError: unknown suffix, an archive, malformed content, a file that may not be read.
     """
     suffix = path.suffix.lower()
     kind = ds_type or kind_of(path)
@@ -230,9 +251,16 @@ def read_file(path: Path, shown: str, ds_type: str | None = None, tell: Tell = s
         raise DataError(f"{shown}: cannot tell the kind of file from '{suffix}'{nearest(suffix, SUFFIXES)}; {remedy}")
     if kind in BINARY and suffix in COMPRESSED:
         raise DataError(f"{shown}: {kind} files are compressed inside; decompress this one first")
-    if kind == "text":
-        return read_text(path, shown, text_split, tell)
-    return read_json(path, shown, tell) if kind in ("json", "jsonl") else READERS[kind](path, shown)
+    try:
+        with open(path) as source:
+            if kind == "text":
+                yield from read_text(source, shown, text_split, tell)
+            elif kind in ("json", "jsonl"):
+                yield from read_json(source, shown, tell)
+            else:
+                yield from READERS[kind](source, shown)
+    except OSError as error:
+        raise DataError(f"{shown}: cannot be read: {error.strerror or error}") from None
 
 
 def _could_be_read(path: Path) -> bool:
@@ -246,6 +274,7 @@ def _numbered(batches: Iterator[pa.RecordBatch], shown: str) -> Numbered:
     line = 0
     for batch in batches:
         _once(batch.schema.names, shown)
+        batch.validate(full=True)  # offsets that lead out of it, text that is no UTF-8
         for row in batch.to_pylist():
             line += 1
             yield line, {name: without_fillers(value) for name, value in row.items()}

@@ -82,7 +82,7 @@ def _load(place: Place, revision: str | None, token: bool | None, kind: str, set
         if place.kind == "file":
             return _from_gguf(place.local)
         source = place.text if place.kind == "hub" else str(place.local)
-        return made_by.from_pretrained(source, revision=revision or "main", token=token, **settings)
+        return made_by.from_pretrained(source, revision=revision or "main", token=token, trust_remote_code=False, **settings)
     except (OSError, ValueError, struct.error) as error:
         raise ModelError(f"{place.text}: transformers finds no tokenizer there: {' '.join(str(error).split())[:300]}") from None
 
@@ -112,7 +112,7 @@ def _as_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _from_gguf(path: Path) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
     facts = gguf_facts(path)
     backend: tokenizers.Tokenizer = tokenizer.backend_tokenizer
     if facts["pre"] in GGUF_PRE_TOKENIZERS:

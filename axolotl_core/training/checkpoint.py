@@ -14,12 +14,12 @@ A damaged one is passed over for the one before. The run's folder is locked whil
 `dvc repro` can leave its trainer alive.
 """
 
-import fcntl
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from axolotl_core.artifacts.checkpoints import COMPLETE, FINISHED, damaged
+from axolotl_core.artifacts import lock
+from axolotl_core.artifacts.checkpoints import COMPLETE, FINISHED, damaged, files_of
 from axolotl_core.artifacts.key import digest_file
-from axolotl_core.artifacts.scratch import building, link, replace, write_atomically
+from axolotl_core.artifacts.link import link
+from axolotl_core.artifacts.scratch import building, replace, write_atomically
 from axolotl_core.errors import TrainError
 
 BEST, STATE = "best", "state.json"
@@ -40,18 +42,22 @@ BEST, STATE = "best", "state.json"
 def locked(run: Path) -> Iterator[None]:
     """Hold the run's folder. Raises TrainError when another process does."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise TrainError(
-                f"{run}: process {file.read().strip() or '?'} is training this very run; wait for it, or end it and start again"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    file = run / "lock"
+    handle = lock.take(file)
+    if handle is None:
+        raise TrainError(f"{run}: {_holder(file)} is training this very run; wait for it, or end it and start again")
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()} on {socket.gethostname()}".encode())
         yield
+    finally:
+        lock.release(handle)
+
+
+def _holder(file: Path) -> str:
+    with suppress(OSError, ValueError):
+        return f"process {file.read_text(encoding='utf-8')}"
+    return "another process"
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Checkpoint:
 
 def save(run: Path, name: str, saved: Checkpoint) -> None:
     """Write `run/<name>` whole."""
-    with building(run / name, run / "tmp") as folder:
+    with building(run / name) as folder:
         new = folder / "checkpoint"
         new.mkdir()
         save_file({key: value.contiguous() for key, value in saved.weights.items()}, new / "weights.safetensors")
@@ -86,10 +92,10 @@ def save(run: Path, name: str, saved: Checkpoint) -> None:
 def replace_log(run: Path, name: str, log: list[dict[str, Any]]) -> None:
     """Give `run/<name>` the rows of the log that came after it; the weights stay where they lie."""
     old = run / name
-    with building(old, run / "tmp") as folder:
+    with building(old) as folder:
         new = folder / "checkpoint"
         new.mkdir()
-        digests = json.loads((old / COMPLETE).read_text(encoding="utf-8"))
+        digests = files_of(old)
         for file in digests.keys() - {STATE}:
             link(old / file, new / file)
         (new / STATE).write_text(json.dumps(state_of(old) | {"log": log}), encoding="utf-8")
@@ -112,14 +118,14 @@ def read(folder: Path) -> Checkpoint:
     """A checkpoint that is not `damaged`."""
     state = state_of(folder)
     stored = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-    merged = folder / "merged.safetensors"
+    has_merged = "merged.safetensors" in files_of(folder)
     return Checkpoint(
         state["step"],
         load_file(folder / "weights.safetensors"),
         stored["optimizer"],
         state["log"],
         state["identity"],
-        merged if merged.is_file() else None,
+        folder / "merged.safetensors" if has_merged else None,
         stored["scaler"],
     )
 
@@ -158,7 +164,6 @@ def finish(run: Path) -> None:
     rotate(run, keep=1)
     for merged in run.glob("merged-*.safetensors"):  # the checkpoint has a link of its own
         merged.unlink()
-    shutil.rmtree(run / "tmp", ignore_errors=True)
 
 
 def begin_anew(run: Path) -> None:

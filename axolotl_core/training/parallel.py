@@ -34,6 +34,7 @@ from axolotl_core import world
 from axolotl_core.errors import MachineError
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.sharding import Fsdp, deepspeed_of, fsdp_of
+from axolotl_core.terminal import say
 from axolotl_core.training.batches import Inputs
 from axolotl_core.training.precision import Precision
 
@@ -184,7 +185,7 @@ class Parallel:
     def say(self, told: str) -> None:
         """One line, from one process."""
         if self.main:
-            print(f"  {told}", flush=True)
+            say(f"  {told}")
 
     def close(self) -> None:
         """Leave the group of processes; a later run in this process starts afresh."""

@@ -14,11 +14,11 @@ from axolotl_core.evaluation.predictions import predictions
 from axolotl_core.evaluation.replies import prompts
 from axolotl_core.models.load import embedding_rows
 from axolotl_core.models.packing import How
+from axolotl_core.models.pin import Pinned
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.evaluation import Evaluation
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
-from axolotl_core.params.paths import path_in
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
 from axolotl_core.progress import progress
@@ -72,24 +72,25 @@ class Trained:
 
 def train_model(
     data: Data,
-    base: Path,
+    pinned: Pinned,
     run: Path,
     out: Path,
     asked: Asked,
     *,
     identity: dict[str, Any],
     root: Path,
+    goes_on_from: Path | None = None,
     branch: Path | None = None,
     anew: bool = False,
 ) -> Trained:
     """Train and write the artifact to `out`. Called by every process; only rank 0 writes.
 
-    base: a folder with the base's weights; run: the folder of the run's checkpoints; identity: what the run is of;
-    root: what paths in params.yaml are relative to; branch: a checkpoint of another run to go on from; anew: train once more
-    what was trained to its end.
+    pinned: the base's weights; run: the folder of the run's checkpoints; identity: what the run is of;
+    root: what paths in params.yaml are relative to; goes_on_from: a folder with an adapter; branch: a checkpoint of another run to go
+    on from; anew: train once more what was trained to its end.
     Raises ParamsError, TrainError, ModelError, MachineError, Interrupted.
     """
-    adapter, training, machine = asked.adapter, asked.training, asked.machine
+    adapter, training, machine, base = asked.adapter, asked.training, asked.machine, pinned.folder
     lengths = data.train.lengths() if training.group_by_length else ()
     assert training.batch_size is not None, "resolved when params.yaml was read"
     if not len(data.held_out) and (option := wants_validation(training)):
@@ -112,8 +113,9 @@ def train_model(
             adapter=adapter,
             training=training,
             machine=machine,
-            goes_on_from=path_in(root, adapter.lora_model_dir) if adapter.lora_model_dir else None,
+            goes_on_from=goes_on_from,
         )
+        pinned.check()
         trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
         parallel = Parallel(machine, ready.precision, root, device=ready.device, max_grad_norm=training.max_grad_norm, model=ready.model)
         stack.callback(parallel.close)
@@ -150,6 +152,8 @@ def train_model(
         seen = data.held_out if len(data.held_out) else data.train
         rows = [seen.batch([row]).place(parallel.device) for row in range(min(ROUNDING_ROWS, len(seen)))]
         written = artifact.write(parallel, ready.model, base, out, asked.base_name, restarts, rows)
+        if written.kind == "full":  # which takes dtype, names and, with ReLoRA, weights of the base once more
+            pinned.check()
         for line in (*written.notes, *rounded(written.rounding)):
             parallel.say(line)
         for listener in listeners:

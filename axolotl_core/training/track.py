@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from axolotl_core.progress import clock
+from axolotl_core.terminal import printable
 from axolotl_core.training.step import Numbers
 
 TRAIN_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "step_s", "memory_gib")
@@ -92,7 +93,7 @@ class Tracker:
 
     def say(self, told: str) -> None:
         if not self.quiet:
-            tqdm.write(f"  {told}", file=sys.stderr if not self.bar.disable else sys.stdout)
+            tqdm.write(f"  {printable(told)}", file=sys.stderr if not self.bar.disable else sys.stdout)
             sys.stdout.flush()
 
     @property

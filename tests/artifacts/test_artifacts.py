@@ -1,17 +1,22 @@
 """Keys, manifests, tables, and writing so that nothing is lost."""
 
+import errno
 import os
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
 
-from axolotl_core.artifacts import manifest, table
-from axolotl_core.artifacts.key import StatCache, canonical, digest_file, stage_key
+from axolotl_core.artifacts import lock, manifest, record, scratch, store, table
+from axolotl_core.artifacts.key import canonical, digest_file, stage_key
 from axolotl_core.artifacts.scratch import building, replace, sweep, write_atomically
+from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.artifacts.table import TableWriter, batches, parts
 from axolotl_core.errors import ArtifactError, MachineError
 
@@ -89,20 +94,20 @@ def test_a_missing_artifact_is_told(tmp_path: Path):
 
 def test_an_error_while_building_leaves_the_old_artifact(tmp_path: Path):
     sealed(tmp_path / "a", "old")
-    with pytest.raises(ZeroDivisionError), building(tmp_path / "a", tmp_path / "tmp") as folder:
+    with pytest.raises(ZeroDivisionError), building(tmp_path / "a") as folder:
         (folder / "x").write_text("half")
         raise ZeroDivisionError
     assert manifest.verify(tmp_path / "a")
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_new_artifact_takes_the_place_of_the_old(tmp_path: Path):
     sealed(tmp_path / "a", "old")
-    with building(tmp_path / "a", tmp_path / "tmp") as folder:
+    with building(tmp_path / "a") as folder:
         sealed(folder / "artifact", "new")
         replace(folder / "artifact", tmp_path / "a")
     assert (tmp_path / "a" / "part.txt").read_text() == "new"
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_full_disk_leaves_the_old_artifact(tmp_path: Path):
@@ -111,8 +116,8 @@ def test_a_full_disk_leaves_the_old_artifact(tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with (
-            pytest.raises(MachineError, match="the disk is full .*; the previous artifact was left as it was"),
-            building(tmp_path / "a", tmp_path / "tmp") as folder,
+            pytest.raises(MachineError, match="the disk is full .*; the previous one was left as it was"),
+            building(tmp_path / "a") as folder,
         ):
             (folder / "big").write_bytes(bytes(5000))
     finally:
@@ -129,19 +134,192 @@ def test_a_full_disk_is_told_by_whoever_writes(tmp_path: Path, write: str):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(MachineError, match="the disk is full"), building(tmp_path / "a", tmp_path / "tmp") as folder:
+        with pytest.raises(MachineError, match="the disk is full"), building(tmp_path / "a") as folder:
             tensors = {"w": torch.zeros(4000)}
             save_file(tensors, folder / "x") if write == "safetensors" else torch.save(tensors, folder / "x")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_what_a_dead_process_left_is_removed(tmp_path: Path):
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
-    for name in (f"a.{dead.stdout.strip()}", f"a.{os.getpid()}", "keep-me"):
-        (tmp_path / name).mkdir()
-    sweep(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"a.{os.getpid()}", "keep-me"])
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from axolotl_core.artifacts.scratch import building, write_atomically
+from axolotl_core.artifacts import scratch
+final = Path(sys.argv[1])
+with building(final) as folder:
+    (folder / "x").write_text("half")
+    scratch.os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+    write_atomically(final.with_name("small"), b"half")
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_alive_stays(tmp_path: Path):
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a")], check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 3  # folder, its lock, the small file
+    (tmp_path / ".a.of-the-user").write_text("")
+    with building(tmp_path / "b") as mine:
+        sweep(tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".a.of-the-user", mine.name, f"{mine.name}.lock"])
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from axolotl_core.artifacts import lock
+lock.take(Path(sys.argv[1]))
+print(1, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lock_is_of_a_process_and_ends_with_it(tmp_path: Path):
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path / "lock")], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert lock.take(tmp_path / "lock") is None
+        other.kill()
+        other.wait()
+    handle = lock.take(tmp_path / "lock")
+    assert handle is not None
+    lock.release(handle)
+
+
+REPLACES = """
+import sys
+from pathlib import Path
+from axolotl_core.artifacts.scratch import building, replace
+final, n = Path(sys.argv[1]), sys.argv[2]
+for _ in range(100):
+    with building(final) as folder:
+        (folder / "new").mkdir()
+        (folder / "new" / "who").write_text(n)
+        replace(folder / "new", final)
+"""
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_two_that_replace_the_same_folder_do_not_meet(tmp_path: Path, exchange: bool):
+    code = REPLACES if exchange else "from axolotl_core.artifacts import scratch; scratch._exchange = lambda a, b: False\n" + REPLACES
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a"), n], stderr=subprocess.PIPE) for n in "12"]
+    assert [process.communicate()[1] for process in both] == [b"", b""]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "who").read_text() in "12"
+
+
+def test_there_is_no_moment_without_the_artifact(tmp_path: Path):
+    with building(tmp_path / "a") as folder:
+        sealed(folder / "new")
+        replace(folder / "new", tmp_path / "a")
+    writer = subprocess.Popen([sys.executable, "-c", REPLACES, str(tmp_path / "a"), "3"])
+    while writer.poll() is None:
+        assert (tmp_path / "a").is_dir()
+    assert writer.returncode == 0
+
+
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    """A folder on another file system, as a volume of a container is."""
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        if os.stat(folder).st_dev == os.stat(Path(__file__)).st_dev:
+            pytest.fail("/dev/shm is no file system of its own")
+        yield Path(folder)
+
+
+def test_an_artifact_that_is_a_link_to_another_disk_stays_there(tmp_path: Path, other_disk: Path):
+    (tmp_path / "artifacts").symlink_to(other_disk)
+    for text in ("old", "new"):
+        with building(tmp_path / "artifacts" / "a") as folder:
+            assert os.stat(folder).st_dev == os.stat(other_disk).st_dev
+            sealed(folder / "artifact", text)
+            (folder / "csv").write_text(text)
+            replace(folder / "artifact", tmp_path / "artifacts" / "a")
+            replace(folder / "csv", tmp_path / "here.csv")
+    assert (other_disk / "a" / "part.txt").read_text() == (tmp_path / "here.csv").read_text() == "new"
+
+
+def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scratch.lock, "own", closed)
+    told = r"a: cannot be written \(Read-only file system\); make the folder writable; the previous one"
+    with pytest.raises(MachineError, match=told):
+        write_atomically(tmp_path / "a", b"x")
+    with pytest.raises(MachineError, match=told), building(tmp_path / "a"):
+        pass
+
+
+def closed(path: Path) -> int:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+
+MADE = {"stage": "s", "revision": 1, "key": "k", "params": {}, "inputs": {}, "output": "o", "also": {}, "lineage": {}}
+
+
+def test_a_record_that_is_not_as_it_was_written_is_refused(tmp_path: Path):
+    record.write(tmp_path / "r.json", MADE)
+    assert record.read(tmp_path / "r.json") == MADE
+    text = (tmp_path / "r.json").read_text()
+    for damage in (text.replace('"k"', '"l"'), "", "[]", text[:40], text.replace('"also": {}', '"also": []')):
+        (tmp_path / "r.json").write_text(damage)
+        with pytest.raises(ArtifactError, match=r"r.json: damaged, it is not what its stage wrote; `dvc pull .*` or run its stage again"):
+            record.read(tmp_path / "r.json")
+    with pytest.raises(ArtifactError, match="missing.json: is missing"):
+        record.read(tmp_path / "missing.json")
+
+
+def test_a_result_is_found_by_its_key_and_a_damaged_one_is_not(tmp_path: Path):
+    output = sealed(tmp_path / "a")
+    (tmp_path / "a" / "stray").write_text("no part of it")
+    (tmp_path / "m.json").write_text("{}")
+    made = {**MADE, "output": output, "also": {"metrics/m.json": digest_file(tmp_path / "m.json")}}
+    store.put(tmp_path / "store", made, tmp_path / "a", {"metrics/m.json": tmp_path / "m.json"})
+    found = store.find(tmp_path / "store", "k")
+    assert found is not None
+    assert found.record == made
+    assert sorted(p.name for p in found.artifact.iterdir()) == ["manifest.json", "part.txt"]
+    assert (found.artifact / "part.txt").samefile(tmp_path / "a" / "part.txt")
+    assert store.find(tmp_path / "store", "other") is None
+    (found.artifact / "part.txt").write_text("hallo")
+    assert store.find(tmp_path / "store", "k") is None
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_of_results_the_last_of_each_stage_stays_whatever_it_takes(tmp_path: Path):
+    for i, name in enumerate(("new", "older", "oldest")):
+        store.put(tmp_path / "store", {**MADE, "output": sealed(tmp_path / name), "key": name}, tmp_path / name, {})
+        os.utime(tmp_path / "store" / name, (10 - i, 10 - i))
+    found = store.results(tmp_path / "store")
+    assert [result.folder.name for result in found] == ["new", "older", "oldest"]
+    assert store.superseded(found, most=0) == found[1:]
+    assert store.superseded(found, most=5) == found[2:]
+    assert store.superseded(found) == []
+
+
+def test_a_view_has_what_the_manifest_lists_and_nothing_else(tmp_path: Path):
+    sealed(tmp_path / "a")
+    (tmp_path / "a" / "part-2.txt").write_text("stray")
+    manifest.view(tmp_path / "a", tmp_path / "view")
+    assert sorted(p.name for p in (tmp_path / "view").iterdir()) == ["manifest.json", "part.txt"]
+    assert (tmp_path / "view" / "part.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"version": 1}',
+        '{"version": 1, "format": "a", "files": {}}',
+        '{"version": 1, "format": "a", "files": [{"file": "x"}]}',
+        '{"version": 1, "format": "a", "files": [{"file": "../x", "bytes": 1, "xxh3": "0"}]}',
+        '{"version": 1, "format": "a", "files": [{"file": "/etc/passwd", "bytes": 1, "xxh3": "0"}]}',
+        '{"version": 1, "format": "a", "files": [{"file": "x", "bytes": "1", "xxh3": "0"}]}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_manifest_by_its_shape_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"manifest.json: damaged, it is not a manifest; delete"):
+        manifest.verify(tmp_path)
 
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path):
@@ -172,20 +350,74 @@ def test_an_empty_table_can_be_read(tmp_path: Path):
     assert list(batches(tmp_path)) == []
 
 
-def test_the_stat_cache_sees_a_changed_file(tmp_path: Path):
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that have just been written are old enough for their digests to be remembered."""
+    monkeypatch.setattr("axolotl_core.artifacts.stats.TICK_NS", -(10**12))
+
+
+def test_digests_are_remembered(tmp_path: Path, settled, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "data"
     file.write_bytes(b"one")
     stats = StatCache(tmp_path / "stat.json")
     first = stats.digest(file)
     stats.save()
-    assert StatCache(tmp_path / "stat.json").known == stats.known
-    assert StatCache(tmp_path / "stat.json").digest(file) == first == digest_file(file)
-    file.write_bytes(b"two")
-    os.utime(file, ns=(1, 1))
-    assert StatCache(tmp_path / "stat.json").digest(file) == digest_file(file) != first
+    again = StatCache(tmp_path / "stat.json")
+    assert again.known == stats.known != {}
+    monkeypatch.setattr("axolotl_core.artifacts.stats.digest_open", None)
+    assert again.digest(file) == first == digest_file(file)
 
 
-def test_a_damaged_stat_cache_is_begun_anew(tmp_path: Path):
+def test_the_digest_of_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path):
     (tmp_path / "data").write_bytes(b"one")
-    (tmp_path / "stat.json").write_text("{")
-    assert StatCache(tmp_path / "stat.json").digest(tmp_path / "data") == digest_file(tmp_path / "data")
+    stats = StatCache(tmp_path / "stat.json")
+    assert stats.digest(tmp_path / "data") == digest_file(tmp_path / "data")
+    assert stats.known == {}
+
+
+def test_a_change_under_the_same_size_time_and_inode_is_seen(tmp_path: Path, settled):
+    file = tmp_path / "data"
+    file.write_bytes(b"one")
+    os.utime(file, ns=(1, 1))
+    stats = StatCache(tmp_path / "stat.json")
+    first, before = stats.digest(file), os.stat(file)
+    time.sleep(0.02)  # two ticks of the kernel's clock
+    with file.open("r+b") as inside:
+        inside.write(b"two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = os.stat(file)
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    assert stats.digest(file) == digest_file(file) != first
+
+
+def test_what_is_asked_for_anew_is_read(tmp_path: Path, settled):
+    file = tmp_path / "data"
+    file.write_bytes(b"one")
+    stats = StatCache(tmp_path / "stat.json")
+    stats.digest(file)
+    stats.known = {name: (stamp, "0" * 32) for name, (stamp, _) in stats.known.items()}
+    stats.save()
+    assert StatCache(tmp_path / "stat.json").digest(file) == "0" * 32
+    assert StatCache(tmp_path / "stat.json", anew=True).digest(file) == digest_file(file)
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b'{"files": {"a": 1}}', b"\xff", None])
+def test_a_damaged_stat_cache_is_begun_anew(tmp_path: Path, settled, damage: bytes | None):
+    file = tmp_path / "data"
+    file.write_bytes(b"one")
+    stats = StatCache(tmp_path / "stat.json")
+    found = stats.digest(file)
+    stats.save()
+    text = (tmp_path / "stat.json").read_bytes()
+    (tmp_path / "stat.json").write_bytes(text.replace(found[:8].encode(), b"00000000") if damage is None else damage)
+    assert StatCache(tmp_path / "stat.json").known == {}
+    assert StatCache(tmp_path / "stat.json").digest(file) == digest_file(file)
+
+
+def test_a_disk_that_is_closed_costs_the_stat_cache_and_nothing_else(tmp_path: Path, settled, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "data").write_bytes(b"one")
+    stats = StatCache(tmp_path / "stat.json")
+    stats.digest(tmp_path / "data")
+    monkeypatch.setattr(scratch.lock, "own", closed)
+    stats.save()
+    assert not (tmp_path / "stat.json").exists()

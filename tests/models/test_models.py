@@ -11,17 +11,18 @@ import transformers
 from safetensors.torch import save_file
 
 from axolotl_core import lookup
-from axolotl_core.artifacts.key import StatCache
+from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.attention.choose import KINDS, choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import ModelError, ParamsError
 from axolotl_core.models.load import grow_embeddings, load_model
 from axolotl_core.models.packing import TOLERANCE, How, _probe, block_mask, forward, self_test, small_model, splits
 from axolotl_core.models.packs import FAMILIES, packs_of
-from axolotl_core.models.pin import left_out, pin_model, weights_folder
+from axolotl_core.models.pin import left_out, open_pinned, pin_model
 from axolotl_core.models.weights import INDEX, SINGLE
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
+from axolotl_core.sources import outside
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {
@@ -141,8 +142,22 @@ def test_packing_a_family_that_cannot_be_packed_is_told(tmp_path: Path):
 
 
 def pinned(place: str, root: Path, out: Path) -> dict:
-    out.mkdir()
-    return pin_model(Model(base_model=place), root, out, token=False, stats=StatCache(root / "stat.json"))
+    return pin(Model(base_model=place), root, out)
+
+
+def pin(model: Model, root: Path, out: Path) -> dict:
+    """As the stage does it, with the digests that the key is made of."""
+    out.mkdir(exist_ok=True)
+    stats = StatCache(root / "stat.json")
+    section = SimpleNamespace(model=model)
+    return pin_model(model, root, out, token=False, stats=stats, wanted=outside.digests(outside.model(section, None, root), stats))
+
+
+def opened(tmp_path: Path) -> Path:
+    """The folder that from_pretrained is given."""
+    folder = tmp_path / "opened"
+    shutil.rmtree(folder, ignore_errors=True)
+    return open_pinned(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json"), folder).folder
 
 
 def test_a_folder_is_pinned_without_copying_its_weights(tmp_path: Path, model_folder: Path):
@@ -153,7 +168,7 @@ def test_a_folder_is_pinned_without_copying_its_weights(tmp_path: Path, model_fo
         p.numel() for p in load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=False).model.parameters()
     )
     assert not list((tmp_path / "base").glob("*.safetensors"))
-    assert weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json")) == tmp_path / "model"
+    assert (opened(tmp_path) / "model.safetensors").samefile(tmp_path / "model" / "model.safetensors")
 
 
 def test_weights_that_changed_since_they_were_pinned_are_refused(tmp_path: Path, model_folder: Path):
@@ -164,10 +179,10 @@ def test_weights_that_changed_since_they_were_pinned_are_refused(tmp_path: Path,
     with pytest.raises(
         ModelError, match=r"model.safetensors: the base model has changed since it was fetched; run `axolotl stage fetch-model`"
     ):
-        weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json"))
+        opened(tmp_path)
     weights.unlink()
     with pytest.raises(ModelError, match=r"model.safetensors: the base model is gone since it was fetched"):
-        weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json"))
+        opened(tmp_path)
 
 
 def test_a_checkpoint_without_safetensors_is_converted_once(tmp_path: Path, model_folder: Path):
@@ -176,7 +191,7 @@ def test_a_checkpoint_without_safetensors_is_converted_once(tmp_path: Path, mode
     model.config.save_pretrained(tmp_path / "old")
     torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
     assert pinned("./old", tmp_path, tmp_path / "base")["kind"] == "stored"
-    assert weights_folder(tmp_path / "base", tmp_path, StatCache(tmp_path / "stat.json")) == tmp_path / "base"
+    assert opened(tmp_path) == tmp_path / "base"
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
 
@@ -205,17 +220,9 @@ def test_a_base_model_that_is_none_is_told(tmp_path: Path, name: str, told: str)
 def test_a_class_that_the_model_is_not_is_told(tmp_path: Path, model_folder: Path):
     for kind in ("AutoModelForCausalLM", "LlamaForCausalLM", "GPT2LMHeadModel", "MixFormerSequentialForCausalLM"):
         (tmp_path / kind).mkdir()
-        pin_model(
-            Model(base_model=str(model_folder), model_type=kind), tmp_path, tmp_path / kind, token=False, stats=StatCache(tmp_path / "s")
-        )
+        pin(Model(base_model=str(model_folder), model_type=kind), tmp_path, tmp_path / kind)
     with pytest.raises(ModelError, match=r"model.model_type is BertModel, but .* holds LlamaForCausalLM; remove it"):
-        pin_model(
-            Model(base_model=str(model_folder), model_type="BertModel"),
-            tmp_path,
-            tmp_path,
-            token=False,
-            stats=StatCache(tmp_path / "s"),
-        )
+        pin(Model(base_model=str(model_folder), model_type="BertModel"), tmp_path, tmp_path / "bert")
 
 
 def test_the_noise_of_eight_bits_is_no_leak(tmp_path: Path):
@@ -264,12 +271,10 @@ def test_files_that_the_index_does_not_name_are_no_part_of_the_model(tmp_path: P
     facts = []
     for folder in (plain, beside):
         (tmp_path / f"pin-{folder.name}").mkdir()
-        found = pin_model(
-            Model(base_model=str(folder)), tmp_path, tmp_path / f"pin-{folder.name}", token=False, stats=StatCache(tmp_path / "s.json")
-        )
+        found = pin(Model(base_model=str(folder)), tmp_path, tmp_path / f"pin-{folder.name}")
         facts.append(found)
-        pin = json.loads((tmp_path / f"pin-{folder.name}" / "pin.json").read_text())
-        assert "consolidated.safetensors" not in [entry["file"] for entry in pin["files"]]
+        written = json.loads((tmp_path / f"pin-{folder.name}" / "pin.json").read_text())
+        assert "consolidated.safetensors" not in [entry["file"] for entry in written["files"]]
     assert facts[1] == facts[0], "the artifact is that of the model alone"
     assert [left_out(Model(base_model=str(folder)), tmp_path) for folder in (plain, beside)] == [[], ["consolidated.safetensors"]]
 
@@ -291,4 +296,4 @@ def test_weights_that_are_not_clear_are_refused(tmp_path: Path, break_it, messag
     break_it(folder)
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match=message):
-        pin_model(Model(base_model=str(folder)), tmp_path, tmp_path / "out", token=False, stats=StatCache(tmp_path / "s.json"))
+        pin(Model(base_model=str(folder)), tmp_path, tmp_path / "out")

@@ -13,14 +13,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from axolotl_core.adapters import lora
 from axolotl_core.adapters.fold import Fold
 from axolotl_core.adapters.trained import load_trained
-from axolotl_core.artifacts.key import StatCache
+from axolotl_core.artifacts import manifest
+from axolotl_core.artifacts.key import digest_file
+from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.errors import ArtifactError, ModelError
 from axolotl_core.evaluation.replies import prompts
 from axolotl_core.models import weights
 from axolotl_core.params.load import load
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
-from axolotl_core.release.chat import Sampling, open_chat
+from axolotl_core.release.chat import READS, Sampling, open_chat
 from axolotl_core.release.merge import merge
 from axolotl_core.training.batches import open_rows
 from tests.conftest import edit, stage
@@ -32,17 +34,18 @@ IDS = torch.tensor([[1, 40, 50, 60, 70, 80, 90]])
 def chat(project: Path, which: str, **settings):
     settings = {"system": None, "raw": False, "sampling": Sampling(max_new_tokens=6)} | settings
     sampling = settings.pop("sampling")
-    return open_chat(
-        project,
-        project / "artifacts",
-        StatCache(project / "stat.json"),
-        which,
-        Machine(device="cpu"),
-        sampling,
-        quantise=MODEL,
-        datasets=load(project / "params.yaml").datasets,
-        **settings,
-    )
+    with manifest.opened(project / "artifacts", READS[which], digest_file) as artifacts:
+        return open_chat(
+            project,
+            artifacts,
+            StatCache(project / "stat.json"),
+            which,
+            Machine(device="cpu"),
+            sampling,
+            quantise=MODEL,
+            datasets=load(project / "params.yaml").datasets,
+            **settings,
+        )
 
 
 @pytest.mark.parametrize("adapter", ["lora", "null"])

@@ -81,14 +81,26 @@ def test_the_invalidation_table(project: Path, axolotl):
     assert ",," not in (project / "artifacts" / "plots" / "train.csv").read_text(), "DVC draws an empty cell as 0"
 
 
+def contents(project: Path) -> dict[Path, bytes]:
+    files = (project / "artifacts").rglob("*")
+    return {path: path.read_bytes() for path in files if path.is_file() and path.name != ".gitignore"}
+
+
 def test_axolotl_stage_and_dvc_agree_on_what_is_up_to_date(project: Path, axolotl):
     set_up(project, axolotl)
     told = axolotl("stage", "export", cwd=project).stdout
-    assert "DVC has not recorded this; `dvc commit` does" in told
-    axolotl("stage", "evaluate", cwd=project)
-    dvc("commit", "--force", "--quiet")
+    assert "DVC has not recorded this; `dvc repro export` does, and computes none of it again" in told
+    before = contents(project)
+    told = dvc("repro", "export")
+    assert told.count("made before, from .axolotl/store") == 10, "DVC has removed the outs of all of them"
+    assert contents(project) == before
+    assert repro() == {"evaluate"}
     assert repro() == set()
     assert "DVC has not recorded" not in axolotl("stage", "export", cwd=project).stdout
+    told = axolotl("stage", "train", "--set", "adapter.lora_r=2", cwd=project).stdout
+    assert "DVC has not recorded this, which is not what params.yaml asks for; `axolotl run` with the same params makes it so" in told
+    (project / ".dvc" / "config").unlink()
+    assert "DVC" not in axolotl("stage", "train", cwd=project).stdout
 
 
 def test_dvc_refuses_data_that_it_would_not_see_change(project: Path, axolotl):

@@ -60,7 +60,8 @@ def test_a_damaged_input_is_refused_by_name(project: Path):
     part = project / "artifacts" / "tokens" / "sums" / "part-00000.arrow"
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=r"tokens/sums/part-00000.arrow: damaged artifact, got digest"):
-        stage("pack", "packing.sequence_len=64")
+        stage("pack", "packing.sequence_len=64", only=True)
+    assert stage("pack", "packing.sequence_len=64") == 2, "tokenize is made whole again"
 
 
 def test_a_manifest_that_was_changed_is_refused(project: Path):
@@ -73,7 +74,7 @@ def test_a_manifest_that_was_changed_is_refused(project: Path):
 def test_a_gap_in_the_lineage_is_refused(project: Path):
     stage("pack")
     (project / "artifacts" / "keys" / "tokens" / "sums.json").unlink()
-    with pytest.raises(ArtifactError, match=r"keys/tokens/sums.json: missing or damaged, so the lineage would have a gap; `dvc pull "):
+    with pytest.raises(ArtifactError, match=r"keys/tokens/sums.json: is missing; `dvc pull .*` or run its stage"):
         stage("pack", only=True, force=True)
 
 
@@ -151,7 +152,7 @@ def test_a_full_disk_keeps_the_artifact_there_was(project: Path, axolotl):
     assert "raw/sums: the disk is full" in done.stderr
     assert "Traceback" not in done.stderr
     assert digests(project, "raw/sums") == before
-    assert list((project / ".axolotl" / "tmp").iterdir()) == []
+    assert [path.name for path in (project / "artifacts" / "raw").iterdir()] == ["sums"]
 
 
 def test_a_mistake_has_no_traceback_and_a_status_of_its_own(project: Path, axolotl):
@@ -208,7 +209,7 @@ def test_kill_9_at_random_moments_and_resume_gives_the_same_adapter_bytes_and_lo
         while process.poll() is None and step_of(other) <= before:  # it has begun to train
             time.sleep(0.002)
         if kills % 2:
-            while process.poll() is None and not any(other.glob(".axolotl/runs/*/tmp/*/checkpoint/*")):
+            while process.poll() is None and not any(other.glob(".axolotl/runs/*/.step-*/checkpoint/*")):
                 time.sleep(0.0005)
         else:
             time.sleep(draw.uniform(0, 0.2))
@@ -217,7 +218,7 @@ def test_kill_9_at_random_moments_and_resume_gives_the_same_adapter_bytes_and_lo
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += 1
-        interrupted_writes += any(other.glob(".axolotl/runs/*/tmp/*"))
+        interrupted_writes += any(other.glob(".axolotl/runs/*/.step-*"))
     assert kills == KILLS, f"the run was over after {kills} kills, make it longer"
     assert interrupted_writes >= 3, "hardly a kill fell into the writing of a checkpoint"
     assert not (other / "artifacts" / "adapter").exists()

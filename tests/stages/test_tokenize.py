@@ -51,7 +51,7 @@ def test_an_edit_costs_the_rows_that_it_touched(project: Path, capsys: pytest.Ca
     assert tokens(project) == cold
     (project / "data" / "renamed.jsonl").rename(file)
     write_jsonl(file, random.Random(1).sample(ALPACA, len(ALPACA)))
-    stage("tokenize@sums")
+    stage("tokenize@sums", force=True)
     assert work(project) == (0, 24)
     write_jsonl(file, [*ALPACA, {"instruction": "more", "output": "rows"}])
     stage("tokenize@sums")
@@ -80,7 +80,7 @@ def test_another_tokenizer_or_prompt_reuses_nothing(project: Path):
     assert work(project) == (24, 0)
     stage("tokenize@sums", "tokenizer.tokens=[<tool>]")
     assert work(project) == (24, 0)
-    stage("tokenize@sums")
+    stage("tokenize@sums", force=True)
     assert work(project) == (0, 24)
 
 

@@ -1,0 +1,109 @@
+"""Results that were finished, found by their key: nothing is computed twice on one machine, whoever asks.
+
+    .axolotl/store/<key>/artifact/            the files of the artifact, on the disk once where it has hard links
+    .axolotl/store/<key>/also/metrics/…       what belongs to it
+    .axolotl/store/<key>/record.json          how it was made; says what the others must be
+
+DVC removes the outs of a stage before it runs it, and an edit that is taken back leads to a key of before. What is found is held
+against its digests; losing it costs time only.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from axolotl_core.artifacts import manifest, record
+from axolotl_core.artifacts.key import digest_file
+from axolotl_core.artifacts.link import link
+from axolotl_core.artifacts.scratch import building
+from axolotl_core.errors import ArtifactError, MachineError
+
+RECORD = "record.json"
+MOST_BYTES = 10 * 10**9
+"""What results may take that are not the last of their stage."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result of the store. used_s: when it was made or asked for last, seconds since 1970."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    bytes: int
+    used_s: float
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+    @property
+    def also(self) -> dict[str, Path]:
+        """`metrics/train.json` → where it lies."""
+        return {path: self.folder / "also" / path for path in self.record["also"]}
+
+
+def put(store: Path, made: Mapping[str, Any], artifact: Path, also: Mapping[str, Path]) -> None:
+    """Keep a result. made: its record; also: path below artifacts/ → file. Where the disk is full or closed it is not kept."""
+    final = store / made["key"]
+    with suppress(OSError, MachineError), building(final) as folder:
+        new = folder / "result"
+        kept = {new / "artifact" / name: artifact / name for name in manifest.names(artifact)}
+        for target, source in (kept | {new / "also" / path: file for path, file in also.items()}).items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link(source, target)
+        record.write(new / RECORD, made)
+        shutil.rmtree(final, ignore_errors=True)
+        new.rename(final)
+
+
+def find(store: Path, key: str) -> Result | None:
+    """The whole result of a key, held against its digests; a damaged one is thrown away."""
+    folder = store / key
+    if not folder.is_dir():
+        return None
+    try:
+        found = _read(folder)
+        right = found.record["key"] == key and found.record["output"] == manifest.digest_of(manifest.verify(found.artifact))
+        right = right and all(digest_file(file) == found.record["also"][path] for path, file in found.also.items())
+    except (OSError, ArtifactError):
+        right = False
+    if not right:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    with suppress(OSError):
+        os.utime(folder)
+    return found
+
+
+def results(store: Path) -> list[Result]:
+    """All of them, those used last first; damaged ones are left out."""
+    return sorted(_results(store), key=lambda result: -result.used_s)
+
+
+def superseded(found: Sequence[Result], most: int = MOST_BYTES) -> list[Result]:
+    """Of `results`, which are too many: those used longest ago, beyond `most` bytes, but for the last of each stage."""
+    seen: set[str] = set()
+    gone, size = [], 0
+    for result in found:
+        if result.record["stage"] in seen:
+            size += result.bytes
+            gone += [result] if size > most else []
+        seen.add(result.record["stage"])
+    return gone
+
+
+def _results(store: Path) -> Iterator[Result]:
+    for folder in store.iterdir() if store.is_dir() else ():
+        if not folder.name.startswith("."):
+            with suppress(OSError, ArtifactError):
+                yield _read(folder)
+
+
+def _read(folder: Path) -> Result:
+    made = record.read(folder / RECORD)
+    size = sum(entry["bytes"] for entry in manifest.read(folder / "artifact")["files"])
+    return Result(folder, made, size, folder.stat().st_mtime)
