@@ -4,6 +4,8 @@ Read with ruamel as YAML 1.2, as DVC does: `2e-5` is a number and `yes` is a wor
 the other way round.
 """
 
+import datetime
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +14,19 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.scalarstring import ScalarString
 
 from axolotl_core.errors import ParamsError
 
 Where = tuple[str | int, ...]
+MOST_DEPTH, MOST_NODES = 50, 100_000
+"""How deep a params file is nested at most, and how many values it has with its aliases written out."""
+LARGEST = 2**64
+UNREADABLE = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, AssertionError, NotImplementedError, RecursionError)
+"""What ruamel raises over odd texts besides its own errors."""
+DIGITS = re.compile(r"[0-9_]{4300}")
+"""More than Python reads as a number."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +103,21 @@ def text_of(path: Path) -> str:
 def parsed(text: str, source: str) -> Document:
     """The document of a YAML text. Raises ParamsError: not YAML, a key twice, not a mapping."""
     try:
+        _bounded(text, source)
         tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ParamsError(f"{source}:{line}: not valid YAML: {' '.join(str(error.problem).split())}") from None
     except YAMLError as error:
         raise ParamsError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UNREADABLE as error:  # a date that is none, a number of thousands of digits, a mapping merged into itself
+        line = next((i for i, shown in enumerate(text.splitlines(), 1) if DIGITS.search(shown)), None)
+        place, told = (f"{source}:{line}", "a number is too long") if line else (source, f"it cannot be read: {error}")
+        raise ParamsError(f"{place}: not valid YAML: {told}") from None
     if not isinstance(tree, CommentedMap):
         raise ParamsError(f"{source}: got {type(tree).__name__}, wanted a mapping of sections such as `model:`")
     document = Document(source, {})
-    document.values = _plain(tree, (), document)
+    document.values = _Plain(document).of(tree, ())
     for key in document.values:
         if not isinstance(key, str):
             raise ParamsError(f"{document.place((key,))}: got the key {key!r}, wanted the name of a section or of an option")
@@ -113,30 +128,61 @@ def parsed(text: str, source: str) -> Document:
 def scalar(text: str) -> Any:
     """A command-line value read as YAML 1.2: `1e-4` → 0.0001, `true` → True, `null` → None, `[a, b]` → list."""
     try:
+        _bounded(text, "--set")
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, *UNREADABLE):
         return text
 
 
-def _plain(node: Any, where: Where, document: Document) -> Any:
-    if isinstance(node, CommentedMap):
-        for key in node:
-            if key in (node.lc.data or ()):  # a key that `<<` merged in has no line of its own
-                document.lines[(*where, key)] = node.lc.key(key)[0] + 1
-        return {key: _plain(value, (*where, key), document) for key, value in node.items()}
-    if isinstance(node, CommentedSeq):
-        for i in range(len(node)):
-            if i in (node.lc.data or ()):
-                document.lines[(*where, i)] = node.lc.item(i)[0] + 1
-        return [_plain(value, (*where, i), document) for i, value in enumerate(node)]
-    if isinstance(node, bool) or node is None:
-        return node
-    for kind in (int, float, str):  # ruamel's ScalarFloat and friends carry their formatting along
-        if isinstance(node, kind):
-            if type(node) is not kind and not getattr(getattr(node, "anchor", None), "value", None):
-                document.spelled[where] = node
-            return kind(node)
-    return node
+def _bounded(text: str, source: str) -> None:
+    """Raises ParamsError for a text that is nested deeper than any params file, before anything recurses into it."""
+    depth = 0
+    for event in YAML(typ="rt").parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise ParamsError(f"{source}:{event.start_mark.line + 1}: is nested over {MOST_DEPTH} levels deep; no option is")
+
+
+class _Plain:
+    """ruamel's nodes as plain values; what the document remembers of them is written down on the way."""
+
+    def __init__(self, document: Document) -> None:
+        self.document, self.count = document, 0
+
+    def of(self, node: Any, where: Where) -> Any:
+        """Raises ParamsError: aliases (`*x`) that stand for too much, or for themselves; a tag; a kind of value that no option has."""
+        self.count += 1
+        if self.count > MOST_NODES or len(where) > MOST_DEPTH:
+            place = self.document.place(where[:1])
+            raise ParamsError(f"{place}: the aliases (*) below stand for over {MOST_NODES:,} values, or for themselves; write them out")
+        tag = getattr(getattr(node, "tag", None), "value", None)
+        if (tag is not None and not str(tag).startswith("tag:yaml.org,2002:")) or ":python/" in str(tag):
+            raise ParamsError(f"{self.document.place(where)}: has the tag {tag}, which is not understood; write a plain value")
+        lines = self.document.lines
+        if isinstance(node, CommentedMap):
+            for key in node:
+                if key in (node.lc.data or ()):  # a key that `<<` merged in has no line of its own
+                    lines[(*where, key)] = node.lc.key(key)[0] + 1
+            return {key: self.of(value, (*where, key)) for key, value in node.items()}
+        if isinstance(node, CommentedSeq):
+            for i in range(len(node)):
+                if i in (node.lc.data or ()):
+                    lines[(*where, i)] = node.lc.item(i)[0] + 1
+            return [self.of(value, (*where, i)) for i, value in enumerate(node)]
+        return self._scalar(node, where)
+
+    def _scalar(self, node: Any, where: Where) -> Any:
+        if node is None or isinstance(node, bool | datetime.date):
+            return node
+        for kind in (int, float, str):  # ruamel's ScalarFloat and friends carry their formatting along
+            if isinstance(node, kind):
+                if kind is int and abs(node) > LARGEST:
+                    raise ParamsError(f"{self.document.place(where)}: the number is too large, wanted one of at most 64 bits")
+                if type(node) is not kind and not getattr(getattr(node, "anchor", None), "value", None):
+                    self.document.spelled[where] = node
+                return kind(node)
+        told = f"got a value of the kind {type(node).__name__.removeprefix('Commented').lower()}"
+        raise ParamsError(f"{self.document.place(where)}: {told}, which no option has; write a plain value")
 
 
 def _comments(text: Sequence[str], tree: CommentedMap, document: Document) -> dict[Where, Comment]:

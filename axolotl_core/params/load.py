@@ -16,7 +16,7 @@ from axolotl_core.params import rules
 from axolotl_core.params.document import Document, Where, read, scalar
 from axolotl_core.params.flat.sectioned import rename_in_datasets, revive, with_names
 from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, translate, what_became_of
-from axolotl_core.params.section import Section, acted_on, show
+from axolotl_core.params.section import Section, acted_on, is_secret, show
 from axolotl_core.params.whole import SECTIONS, Params, section_of
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -144,9 +144,13 @@ def _told(where: Where, group: Sequence[ErrorDetails]) -> str:
     wanted = [WORDS.get(d["type"]) or d.get("ctx", {}).get("expected") or d["msg"] for d in group]
     wanted = [w.removeprefix("Input should be ").removeprefix("a valid ") for w in wanted]
     near = nearest(str(got), re.findall(r"'([^']*)'", " ".join(wanted)))
+    if is_secret(got) or (isinstance(got, str) and SECRETS.search(str(where[-1]))):
+        return f"{name}: got what looks like a token (not shown), wanted {' or '.join(wanted)}; `hf auth login` or the environment keeps it"
     return f"{name}: got {show(got)}, wanted {' or '.join(wanted)}{near or _hint(group[0]['type'], got)}"
 
 
+SECRETS = re.compile(r"token\b|_key\b|password|secret")
+"""Names of options whose value may be a secret."""
 WORDS = {"model_type": "a mapping of options", "dict_type": "a mapping", "too_short": "at least one entry", "string_type": "text"}
 """pydantic's kinds of errors whose own words are not for our users."""
 WANTED = {

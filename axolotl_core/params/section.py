@@ -1,5 +1,6 @@
 """What all sections of params.yaml share: frozen, strict, no unknown keys, and the mark `Built`."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +44,21 @@ def acted_on(kind: type[Section], option: str, value: Any) -> str | None:
     return f"{option} is not acted on by this version; got {show(value)}, works now: {works}"
 
 
+MOST_SHOWN = 200
+SECRET = re.compile(r"(hf|sk|pk|gh[a-z]|glpat|xox[a-z]|wandb|api)[_-]\w|AKIA|eyJ|[0-9a-fA-F]{32}|[\w+/-]{40}")
+"""How tokens and keys of services begin or look like."""
+
+
+def is_secret(value: Any) -> bool:
+    """Whether a text looks like a token or a key, which is never printed."""
+    return isinstance(value, str) and SECRET.match(value) is not None
+
+
 def show(value: Any) -> str:
     """A value as one would write it in YAML."""
     if value is None:
         return "unset"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    shown = f"'{value}'" if isinstance(value, str) else str(value)
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"

@@ -29,9 +29,9 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from axolotl_core.errors import DataError, ParamsError
+from axolotl_core.prompts.sandbox import LimitedEnvironment, TooMuch
 
 Message = dict[str, Any]
 MARK, BEGIN, END = "\ufdd4", "\ufdd2", "\ufdd3"
@@ -83,7 +83,7 @@ class ChatTemplate:
         added: re.Pattern[str] = ADDED,
         date: datetime.date = DATE,
     ) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        environment = LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = datetime.datetime.combine(date, datetime.time(12)).strftime
@@ -91,6 +91,9 @@ class ChatTemplate:
             self.template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ParamsError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from None
+        except (RecursionError, MemoryError, OverflowError, SyntaxError):
+            raise ParamsError("the chat template is nested too deeply to be read") from None
+        self.environment = environment
         self.variables = {**(special or {}), **(settings or {})}
         self.added = added
         self.marks_generation = "generation" in re.findall(r"{%-?\s*(\w+)", source)
@@ -98,11 +101,17 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], tools: Any = None, *, generate: bool = False) -> str:
         """The conversation as text. Raises DataError where the template refuses it."""
+        given = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": generate}
         try:
-            return self.template.render(messages=messages, tools=tools, documents=None, add_generation_prompt=generate, **self.variables)
+            self.environment.rendering(_size(messages) + _size(tools))
+            return self.environment.written(self.template.generate(**given, **self.variables))
+        except TooMuch as error:
+            raise DataError(f"the chat template costs too much: {error}") from None
         except jinja2.TemplateError as error:
             raise DataError(f"the chat template does not take this conversation: {error}") from None
-        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        except RecursionError:
+            raise DataError("the chat template fails on this conversation: it calls itself without end") from None
+        except (TypeError, LookupError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
             raise DataError(f"the chat template fails on this conversation: {type(error).__name__}: {error}") from None
 
     def spans(self, messages: Sequence[Message], tools: Any, wanted: Sequence[int], *, with_end: bool = True) -> tuple[str, list[Span]]:
@@ -290,6 +299,15 @@ def common_beginning(a: str, b: str) -> int:
         else:
             high = middle - 1
     return low
+
+
+def _size(value: Any) -> int:
+    """Characters of the texts in a value, roughly."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list | tuple) else 0
 
 
 def _tojson(value: Any, indent: int | None = None, separators: Any = None, sort_keys: bool = False, ensure_ascii: bool = False) -> str:

@@ -10,12 +10,18 @@ from typing import Any
 import orjson
 
 DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+MOST_DEPTH = 200
+TOO_DEEP = f"nested over {MOST_DEPTH} deep"
+"""orjson writes 254 levels at most, and a format may put a row's value a few levels down."""
 LONG = b"0" * 19
 """Nineteen digits can be more than 64 bits."""
 
 
 def loads(text: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError: no JSON, a key twice in an object, an integer of over 4,300 digits."""
+    """The value of a JSON text.
+
+    Raises ValueError: no JSON, a key twice in an object, an integer of over 4,300 digits, nested over MOST_DEPTH deep.
+    """
     data = text.encode() if isinstance(text, str) else text
     if LONG not in data.translate(DIGITS):
         value = orjson.loads(data)
@@ -25,7 +31,8 @@ def loads(text: bytes | str) -> Any:
         value = json.loads(data, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(TOO_DEEP) from None
+    _keys(value)
     return value
 
 
@@ -46,14 +53,19 @@ def dumps(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain, allow_nan=False).encode()
 
 
-def _keys(value: Any) -> int:
+def _keys(value: Any, depth: int = 1) -> int:
+    """How many keys the objects in a value have. Raises ValueError where it is nested too deeply."""
+    if depth > MOST_DEPTH:
+        raise ValueError(TOO_DEEP)
     if type(value) is dict:
         count = len(value)
         for inner in value.values():
             if type(inner) is dict or type(inner) is list:
-                count += _keys(inner)
+                count += _keys(inner, depth + 1)
         return count
-    return sum([_keys(inner) for inner in value if type(inner) is dict or type(inner) is list]) if type(value) is list else 0
+    if type(value) is not list:
+        return 0
+    return sum([_keys(inner, depth + 1) for inner in value if type(inner) is dict or type(inner) is list])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from axolotl_core.sources.steady import Source
 
 BOM = b"\xef\xbb\xbf"
 OTHER_UNICODE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-MOST_TIMES, FREE_BYTES = 1000, 1 << 28
-"""A compressed file may be so many times larger when it is read, and so many bytes in any case: JSON of one row repeated is 100 times."""
+MOST_TIMES, FREE_BYTES = 300, 1 << 26
+"""A compressed file may be so many times larger when it is read, and so many bytes in any case: JSON of like rows is some 20 times."""
 
 
 @contextmanager

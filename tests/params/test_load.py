@@ -1,10 +1,12 @@
 """Every message about params.yaml, word for word."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from axolotl_core.errors import ParamsError
+from axolotl_core.params.document import parsed
 from axolotl_core.params.load import load
 
 BASE = "datasets:\n  faq: {path: faq.jsonl}\nmodel:\n  base_model: x\n"
@@ -279,3 +281,50 @@ def test_batch_size_follows_from_accumulation_and_processes(tmp_path: Path):
         load(path, ["training.gradient_accumulation_steps=null", "training.batch_size=24", "machine.num_processes=1"]).training.batch_size
         == 24
     )
+
+
+LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghij"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (LAUGHS, r"params.yaml:5: the aliases \(\*\) below stand for over 100,000 values, or for themselves; write them out"),
+        ("a: &a\n  <<: *a\n", r"params.yaml: not valid YAML: it cannot be read: "),
+        (f"a: {'[' * 5000}{']' * 5000}", r"params.yaml:1: is nested over 50 levels deep; no option is"),
+        ("".join(f"{' ' * i}a:\n" for i in range(3000)), r"params.yaml:51: is nested over 50 levels deep; no option is"),
+        (f"a: 1\nb: {'1' * 6000}", r"params.yaml:2: not valid YAML: a number is too long"),
+        (f"a: 0x{'f' * 6000}", r"params.yaml:1: the number is too large, wanted one of at most 64 bits"),
+        ("a: !!python/object/apply:os.system [x]", r"params.yaml:1: has the tag .*python/object/apply:os.system, which is not understood"),
+        ("a: !vault secret", r"params.yaml:1: has the tag !vault, which is not understood; write a plain value"),
+        ("a: !!binary aGk=", r"params.yaml:1: got a value of the kind bytes, which no option has; write a plain value"),
+        ("a: 2024-99-99", r"params.yaml: not valid YAML: it cannot be read: month must be in 1..12"),
+    ],
+)
+def test_a_text_that_is_made_to_hurt_is_one_sentence(text: str, told: str):
+    with pytest.raises(ParamsError, match=told) as raised:
+        parsed(text, "params.yaml")
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("line", "secret"),
+    [
+        ("hf_use_auth_token: hf_abcdefghijklmnop", "hf_abc"),
+        ("hf_use_auth_token: some words of mine", "words"),
+        ("tf32: sk-proj-1234567890", "1234"),
+        ("micro_batch_size: 0123456789abcdef0123456789abcdef01234567", "0123"),
+    ],
+)
+def test_a_token_that_was_pasted_into_another_option_is_not_shown(tmp_path: Path, line: str, secret: str):
+    (tmp_path / "params.yaml").write_text(f"datasets: {{a: {{path: x}}}}\nmodel: {{base_model: x}}\nmachine:\n  {line}\n")
+    with pytest.raises(ParamsError, match=r"params.yaml:4: machine\.\w+: got what looks like a token \(not shown\), wanted") as raised:
+        load(tmp_path / "params.yaml")
+    assert secret not in str(raised.value)
+
+
+def test_a_value_that_goes_on_and_on_is_cut(tmp_path: Path):
+    (tmp_path / "params.yaml").write_text(f"datasets: {{a: {{path: x}}}}\nmodel: {{base_model: x}}\nmachine:\n  tf32: '{'ab ' * 5000}'\n")
+    with pytest.raises(ParamsError) as raised:
+        load(tmp_path / "params.yaml")
+    assert len(str(raised.value)) < 400

@@ -295,3 +295,55 @@ def test_a_tag_in_the_users_text_is_no_reasoning():
     talk = [{"role": "user", "content": "Close <div>?", "name": "x"}, {"role": "assistant", "content": " Yes. ", "name": "y"}]
     text, (span,) = ChatTemplate(source).spans(talk, None, [1])
     assert text[span.start : span.end] == "Yes.</s>"
+
+
+GROWS = "{% set n = namespace(s='aaaaaaaaaa') %}{% for i in range(60) %}{% set n.s = n.s OP n.s %}{% endfor %}"
+LONG = "{% set a = 'a' * 1000000 %}"
+HURTS = {
+    "loops": (
+        "{% for i in range(99999) %}" * 3 + "x" + "{% endfor %}" * 3,
+        "costs too much: it goes through loops and macros over 1,000,000",
+    ),
+    "loops without a word": (
+        "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3,
+        "costs too much: it goes through loops and macros over",
+    ),
+    "doubles": (GROWS.replace("OP", "~"), "costs too much: it makes a text of over 10,000,000 characters"),
+    "adds": (GROWS.replace("OP", "+"), "costs too much: it makes a text of over 10,000,000 characters"),
+    "multiplies": ("{{ 'a' * 10000000000 }}", "costs too much: it makes a text of over 10,000,000 characters"),
+    "powers": ("{{ 10 ** 100000000 }}", "costs too much: it makes a number of thousands of digits"),
+    "centres": ("{{ 'a'|center(10000000000) }}", "costs too much: it makes a text of over"),
+    "pads": ("{{ 'a'.ljust(10000000000) }}", "costs too much: it makes a text of over"),
+    "formats": ("{{ '%10000000000d' % 1 }}", "costs too much: it makes a text of over"),
+    "formats by filter": ("{{ '%10000000000d'|format(1) }}", "costs too much: it makes a text of over"),
+    "replaces": (LONG + "{{ a.replace('a', a) }}", "costs too much: it makes a text of over"),
+    "replaces by filter": (LONG + "{{ a|replace('a', a) }}", "costs too much: it makes a text of over"),
+    "joins": (LONG + "{{ a|list|join(a) }}", "costs too much: it makes a text of over"),
+    "divides by zero": ("{{ 1 / 0 }}", "fails on this conversation: ZeroDivisionError"),
+    "calls itself": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails on this conversation: it calls itself without end"),
+    "loops in itself": ("{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}", "fails on this conversation: it calls itself"),
+    "looks around": ("{{ ''.__class__.__mro__ }}", "does not take this conversation: access to attribute '__class__'"),
+}
+
+
+@pytest.mark.parametrize("name", HURTS)
+def test_a_template_that_is_made_to_hurt_is_one_sentence(name: str):
+    source, told = HURTS[name]
+    with pytest.raises(DataError, match=f"the chat template {told}"):
+        ChatTemplate(source).render([{"role": "user", "content": "Hi"}])
+
+
+@pytest.mark.parametrize("source", ["{{ " + "(" * 500 + "1" + ")" * 500 + " }}", "{% if 1 %}" * 3000 + "{% endif %}" * 3000])
+def test_a_template_that_is_nested_without_end_is_told(source: str):
+    with pytest.raises(ParamsError, match="the chat template is nested too deeply to be read"):
+        ChatTemplate(source)
+
+
+def test_the_limits_are_those_of_one_row_and_grow_with_it():
+    template = ChatTemplate(
+        "{% for m in messages %}{% for n in messages %}{% endfor %}{{ m.role ~ ': ' + m.content|replace('a', 'bb') }}{% endfor %}"
+    )
+    many = [{"role": "user", "content": "a"}] * 700
+    assert template.render(many) == template.render(many) == "user: bb" * 700
+    long = [{"role": "user", "content": "a" * 12_000_000}]
+    assert len(template.render(long)) == 24_000_006

