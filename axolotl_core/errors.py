@@ -14,7 +14,9 @@ not an AxolotlError is our own fault and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class AxolotlError(Exception):
@@ -53,6 +55,27 @@ class Interrupted(TrainError):
 
 class MachineError(AxolotlError):
     """The disk is full, or a package or a device is missing."""
+
+
+@contextmanager
+def foreign(told: Callable[[str], AxolotlError]) -> Iterator[None]:
+    """A block in which another library reads a file that may be anything: whatever it raises is that file's fault.
+
+    told: makes the error of what the library says, in one line. A disk that is full stays what it is.
+    """
+    try:
+        yield
+    except AxolotlError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise told(one_line(error)) from None
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says, without its line breaks, and not all of it."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

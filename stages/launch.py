@@ -36,7 +36,7 @@ def launch(project: Project, params: Params, count: int, *, force: bool, branch:
     sections = params.model_dump(mode="json", exclude_defaults=True)
     write_atomically(file, json.dumps(sections, ensure_ascii=False).encode())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    arguments = ["-m", "stages.train", "--params", str(file)]
+    arguments = ["-P", "-m", "stages.train", "--params", str(file)]
     arguments += ["--force"] * force + ["--branch-from", str(branch)] * (branch is not None)
     config = LaunchConfig(
         min_nodes=1,

@@ -53,7 +53,7 @@ def command(size: str | None, older: int | None, clear: bool) -> None:
 
 def unused_by_dvc(root: Path) -> list[Path]:
     """Objects of DVC's cache that `dvc gc --workspace` would remove."""
-    dry = [sys.executable, "-m", "dvc", "gc", "--workspace", "--dry", "--force"]
+    dry = [sys.executable, "-P", "-m", "dvc", "gc", "--workspace", "--dry", "--force"]
     said = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=False).stdout
     return [Path(line.removeprefix("Removing ").strip()) for line in said.splitlines() if line.startswith("Removing ")]
 

@@ -49,7 +49,7 @@ def command(source: str | None, overrides: tuple[str, ...]) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc calls `axolotl`
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the stage that runs, whose status ends dvc
     try:
-        done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)
+        done = subprocess.run([sys.executable, "-P", "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)
     finally:
         signal.signal(signal.SIGINT, before)
     if done.returncode:

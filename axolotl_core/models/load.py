@@ -10,11 +10,12 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from axolotl_core import world
 from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
-from axolotl_core.errors import MachineError, ModelError
+from axolotl_core.errors import MachineError, ModelError, foreign
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.packing import How, self_test, small_model, splits
 from axolotl_core.models.packs import packs_of
 from axolotl_core.models.quantize import keep_quantised, settings_of, untrue
+from axolotl_core.models.weights import complete
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 
@@ -67,10 +68,8 @@ def load_model(
     packed: before the weights are read, a small random model of the family shows that samples of a row stay apart.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
     """
-    try:
+    with foreign(lambda told: ModelError(f"{weights}: transformers does not know this model: {told}")):
         config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
-    except ValueError as error:
-        raise ModelError(f"{weights}: transformers does not know this model: {' '.join(str(error).split())[:200]}") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
             f"{weights}: got a model of type '{config.model_type}', wanted one that transformers runs as a causal language model"
@@ -87,7 +86,9 @@ def load_model(
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:
         settings |= {"device_map": {"": device}}
-    model = AutoModelForCausalLM.from_pretrained(weights, trust_remote_code=False, **settings, **smaller)
+    model, report = AutoModelForCausalLM.from_pretrained(weights, trust_remote_code=False, output_loading_info=True, **settings, **smaller)
+    if not smaller:
+        complete(str(weights), report)
     model.config.use_cache = False
     if smaller:
         keep_quantised(model)

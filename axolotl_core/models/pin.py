@@ -8,10 +8,8 @@ and its weights lie in base/ itself.
 """
 
 import json
-import pickle
 import re
-import struct
-import zipfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +17,14 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, GgufConfig
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
 from axolotl_core.artifacts import manifest
-from axolotl_core.artifacts.scratch import FULL
 from axolotl_core.artifacts.stats import StatCache
-from axolotl_core.errors import DataError, ModelError
+from axolotl_core.errors import DataError, ModelError, foreign, one_line
 from axolotl_core.models import quiet  # noqa: F401
-from axolotl_core.models.weights import INDEX, SINGLE, Weights, indexed_files, other_files, save_model, weight_files
+from axolotl_core.models.weights import INDEX, SINGLE, Weights, complete, indexed_files, load_on_cpu, other_files, save_model, weight_files
 from axolotl_core.params.model import Model
 from axolotl_core.sources.outside import CONFIG_FILES, WEIGHT_FILES
 from axolotl_core.sources.place import Place, only_hub, resolve
@@ -37,11 +34,6 @@ PIN = "pin.json"
 AGAIN = "run `axolotl stage fetch-model` (or `dvc repro -f fetch-model`)"
 CAUSAL = re.compile(r"\w+(ForCausalLM|LMHeadModel)")
 """Names of classes of causal language models; another one than the config's is what an old file or a repository's own code calls it."""
-UNREADABLE = (
-    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError, SafetensorError, struct.error,
-    pickle.UnpicklingError, zipfile.BadZipFile,
-)  # fmt: skip
-"""What transformers, torch and gguf raise over a file that is damaged or not what its name says."""
 WEIGHTS_ONLY = "holds more than weights, which is never unpickled; convert it to safetensors where you trust it"
 
 
@@ -52,13 +44,15 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool | None, stats:
     Raises ModelError: no network, no such repository, no model in it, not a GGUF file. DataError: a file changed meanwhile.
     """
     place = resolve(model.base_model, root)
-    try:
+    with warnings.catch_warnings(action="ignore"), foreign(lambda told: _unreadable(place, told)):
         return _pin(model, place, out, token, stats, wanted)
-    except UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise
-        told = WEIGHTS_ONLY if "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError) else _one_line(error)
-        raise ModelError(f"{place.text}: cannot be read as a model: {told}") from None
+
+
+def _unreadable(place: Place, told: str) -> ModelError:
+    """torch refuses what is no tensor with some advice on how to run it all the same."""
+    return ModelError(
+        f"{place.text}: cannot be read as a model: {WEIGHTS_ONLY if 'weights_only' in told or 'eights only' in told else told}"
+    )
 
 
 def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatCache, wanted: Mapping[str, str]) -> dict[str, Any]:
@@ -81,11 +75,12 @@ def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatC
             _as_wanted(place, weights, stats, wanted)
         else:
             pin = {"kind": "stored", "place": place.text, "commit": commit}
-            save_model(AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False), out)
+            save_model(load_on_cpu(folder), out)
             _as_wanted(place, [f for pattern in (*CONFIG_FILES, *WEIGHT_FILES) for f in folder.glob(pattern)], stats, wanted)
             folder = out
     (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     config = config_of(out)
+    AutoConfig.from_pretrained(out, trust_remote_code=False)
     if (other := other_class(model, out)) and not CAUSAL.fullmatch(model.model_type):
         raise ModelError(f"model.model_type is {model.model_type}, but {place.text} holds {other}; remove it")
     Weights(folder)  # a name that two of the files have
@@ -102,10 +97,8 @@ def _as_wanted(place: Place, files: list[Path], stats: StatCache, wanted: Mappin
 
 def config_of(folder: Path) -> dict[str, Any]:
     """config.json of a model. Raises ModelError where it is not an object that names a model type."""
-    try:
+    with foreign(lambda told: ModelError(f"{folder / 'config.json'}: cannot be read: {told}")):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be read: {_one_line(error)}") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"{folder / 'config.json'}: names no model_type, so it is no model that transformers can read")
     return config
@@ -153,7 +146,7 @@ def open_pinned(base: Path, root: Path, stats: StatCache, into: Path) -> Pinned:
             names = [entry["file"] for entry in pin["files"]]
             folder = Path(snapshot_download(pin["place"], revision=pin["commit"], allow_patterns=names))
         except (OSError, HfHubHTTPError) as error:
-            raise ModelError(f"{pin['place']}: the weights are not on this machine and cannot be had: {_one_line(error)}") from None
+            raise ModelError(f"{pin['place']}: the weights are not on this machine and cannot be had: {one_line(error)}") from None
     else:
         folder = resolve(pin["place"], root).local
     pinned = Pinned(into, {folder / entry["file"]: entry["xxh3"] for entry in pin["files"]}, stats)
@@ -186,7 +179,7 @@ def _download(model: Model, token: bool | None) -> tuple[Path, str]:
     except RepositoryNotFoundError:
         raise ModelError(f"{model.base_model}: neither a file or folder here nor a repository of the hub") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        raise ModelError(f"{model.base_model}: the hub cannot be reached ({_one_line(error)}); fetch on a machine with a network") from None
+        raise ModelError(f"{model.base_model}: the hub cannot be reached ({one_line(error)}); fetch on a machine with a network") from None
     return folder, folder.name
 
 
@@ -195,9 +188,15 @@ def _convert_gguf(place: Place, out: Path) -> Path:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{place.text}: got a file that is not GGUF, wanted a .gguf file, a folder or a hub repository")
     dequantized = GgufConfig(dequantize=True)  # without it save_pretrained refuses the model
-    model = AutoModelForCausalLM.from_pretrained(
-        place.local.parent, gguf_file=place.local.name, quantization_config=dequantized, dtype="float32", trust_remote_code=False
+    model, report = AutoModelForCausalLM.from_pretrained(
+        place.local.parent,
+        gguf_file=place.local.name,
+        quantization_config=dequantized,
+        dtype="float32",
+        trust_remote_code=False,
+        output_loading_info=True,
     )
+    complete(place.text, report)
     save_model(model, out)
     return out
 
@@ -212,7 +211,3 @@ def _parameters(folder: Path) -> int:
                     size *= n
                 total += size
     return total
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -8,17 +8,15 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from axolotl_core.errors import ModelError, ParamsError
+from axolotl_core.errors import ModelError, ParamsError, foreign
 
 
 def model_on_meta(folder: Path) -> Any:
     """The model of a folder without weights (device meta). Raises ModelError where transformers does not know it."""
-    try:
+    with foreign(lambda told: ModelError(f"{folder}: transformers does not know this model: {told}")):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        raise ModelError(f"{folder}: transformers does not know this model: {' '.join(str(error).split())[:200]}") from None
 
 
 def check_positions(model: Any, sequence_len: int) -> None:

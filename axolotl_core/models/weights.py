@@ -118,9 +118,17 @@ def load_on_cpu(folder: Path, dtype: torch.dtype | str = "auto") -> Any:
     """The model of a folder, in its own dtype. Raises ModelError where a weight of the model is not in the files."""
     with _without_zero3():
         model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, trust_remote_code=False)
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{folder}: lacks the weight {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
+    complete(str(folder), report)
     return model
+
+
+def complete(place: str, report: Mapping[str, Any]) -> None:
+    """Raises ModelError where a weight of the model was not in its files: transformers draws it at random.
+
+    report: from_pretrained's, with output_loading_info.
+    """
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{place}: lacks the weight {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import traceback
 from collections.abc import Iterable
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,11 +18,9 @@ from axolotl_core.prompts.example import ROLES, Example, Format, Ids, Segment, V
 from axolotl_core.prompts.templates import jinja_file
 
 FORMATS = "axolotl_core.formats"
-THEIR_MISTAKES = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError, SyntaxError,
-    TypeError, ValueError,
-)  # fmt: skip
-"""What a format of the user's own may raise."""
+MOST_FRAMES = 6
+THEIR_MISTAKES = (Exception, SystemExit)
+"""What a format of the user's own may raise: anything."""
 
 
 def format_of(data: Dataset, root: Path = Path()) -> Format:
@@ -52,12 +51,15 @@ OLD_NAMES = {"sharegpt_simple": "sharegpt"}
 
 
 def module_file(data: Dataset, root: Path) -> Path | None:
-    """my_module.py of `type: my_module.load_fn`, where it lies in `root` and no format of ours has the name."""
+    """my_module.py of `type: my_module.load_fn`, where it lies in `root` and no format of ours has the name.
+
+    Only of a type that names the function: a misspelt format does not run what happens to lie there.
+    """
     if not isinstance(data.type, str):
         return None
-    name = data.type.partition(":")[0].partition(".")[0]
+    name, dot, _ = data.type.partition(":")[0].partition(".")
     file = root / f"{name}.py"
-    return file if name.isidentifier() and file.is_file() and name not in lookup.names(FORMATS) else None
+    return file if dot and name.isidentifier() and file.is_file() and name not in lookup.names(FORMATS) else None
 
 
 def files_read(data: Dataset, root: Path) -> list[Path]:
@@ -88,9 +90,19 @@ def read(format: Format, row: dict[str, Any]) -> Example | Ids:
 
 
 def _other(columns: Iterable[str]) -> str:
-    have = set(columns)
-    wanted = {name: lookup.find(FORMATS, name, "format").COLUMNS for name in lookup.names(FORMATS)}
-    fit = [f"'{name}'" for name, names in wanted.items() if names and have.issuperset(names)]
+    return _that_reads(frozenset(columns))
+
+
+@cache
+def _columns() -> dict[str, tuple[str, ...]]:
+    """Format → the columns that it wants."""
+    return {name: lookup.find(FORMATS, name, "format").COLUMNS for name in lookup.names(FORMATS)}
+
+
+@lru_cache(1000)
+def _that_reads(have: frozenset[str]) -> str:
+    """Rows that do not fit come in thousands and are alike."""
+    fit = [f"'{name}'" for name, names in _columns().items() if names and have.issuperset(names)]
     fit += ["'chat_template'"] if have & {"messages", "conversations"} else []
     if fit:
         return f"; the format {' or '.join(fit)} would read it"
@@ -105,7 +117,7 @@ def _imported(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except THEIR_MISTAKES as error:
-        raise ParamsError(f"{file.name}:{_line(error, file)}: cannot be imported: {type(error).__name__}: {error}") from None
+        raise ParamsError(_told(error, file, "cannot be imported: ")) from None
     return module
 
 
@@ -116,7 +128,7 @@ def _theirs(load: Any, file: Path, data: Dataset, style: str | None) -> Format:
     except (DataError, ParamsError):
         raise
     except THEIR_MISTAKES as error:
-        raise ParamsError(f"{file.name}:{_line(error, file)}: {type(error).__name__}: {error}") from None
+        raise ParamsError(_told(error, file)) from None
     if not isinstance(format, Format):
         raise ParamsError(f"{file.name}: {load.__name__} returns {type(format).__name__}, wanted a Format of axolotl_core.prompts.example")
     return _guarded(format, file, load.__name__)
@@ -129,7 +141,7 @@ def _guarded(format: Format, file: Path, function: str) -> Format:
         except DataError:
             raise
         except THEIR_MISTAKES as error:
-            raise DataError(f"{file.name}:{_line(error, file)}: {type(error).__name__}: {error}") from None
+            raise DataError(_told(error, file)) from None
         if wrong := _wrong(made):
             raise DataError(f"{file.name}: {function} {wrong}")
         return made
@@ -139,7 +151,7 @@ def _guarded(format: Format, file: Path, function: str) -> Format:
         try:
             return _guarded(format.fit(vocabulary), file, function)
         except THEIR_MISTAKES as error:
-            raise ParamsError(f"{file.name}:{_line(error, file)}: {type(error).__name__}: {error}") from None
+            raise ParamsError(_told(error, file)) from None
 
     return dataclasses.replace(format, read=read, fit=fit if format.fit else None)
 
@@ -160,8 +172,14 @@ def _wrong(made: Any) -> str | None:
     return None
 
 
-def _line(error: BaseException, file: Path) -> int:
+def _told(error: BaseException, file: Path, what: str = "") -> str:
+    """An exception of a file of the user's: where it came from, and the lines of that file that led there.
+
+    quiz.py:5: ZeroDivisionError: division by zero (called from line 12 in read)
+    """
     if isinstance(error, SyntaxError):
-        return error.lineno or 0
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
-    return (lines[-1] or 0) if lines else 0
+        return f"{file.name}:{error.lineno or 0}: {what}{type(error).__name__}: {error.msg}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    callers = [f"line {frame.lineno} in {frame.name}" for frame in reversed(frames[-MOST_FRAMES:-1])]
+    called = f" (called from {', '.join(callers)})" if callers else ""
+    return f"{file.name}:{frames[-1].lineno if frames else 0}: {what}{type(error).__name__}: {error}{called}"

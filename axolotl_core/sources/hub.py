@@ -7,7 +7,7 @@ import datasets
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-from axolotl_core.errors import DataError
+from axolotl_core.errors import DataError, one_line
 from axolotl_core.sources.readers import without_fillers
 
 BUFFER_ROWS, SHUFFLE_SEED = 10_000, 42
@@ -33,11 +33,11 @@ def read_hub(
     try:
         found = datasets.load_dataset(repository, name, data_files=data_files, revision=revision, token=token, streaming=streaming)
     except (DatasetNotFoundError, RepositoryNotFoundError) as error:
-        raise DataError(f"{repository}: neither a file or folder here nor a data set of the hub: {_one_line(error)}") from None
+        raise DataError(f"{repository}: neither a file or folder here nor a data set of the hub: {one_line(error)}") from None
     except NO_NETWORK as error:
-        raise DataError(f"{repository}: the hub cannot be reached ({_one_line(error)}); fetch on a machine with a network") from None
+        raise DataError(f"{repository}: the hub cannot be reached ({one_line(error)}); fetch on a machine with a network") from None
     except ValueError as error:  # datasets' word for a configuration that is not there
-        raise DataError(f"{repository}: {_one_line(error)}") from None
+        raise DataError(f"{repository}: {one_line(error)}") from None
     wanted = split or "train"
     if wanted not in found:
         raise DataError(f"{repository}: has no split '{wanted}'; it has {', '.join(found)}; set train_on_split")
@@ -48,7 +48,3 @@ def read_hub(
         for values in zip(*block.values(), strict=True):
             line += 1
             yield line, {name: without_fillers(value) for name, value in zip(columns, values, strict=True)}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

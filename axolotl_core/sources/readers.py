@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from axolotl_core.errors import DataError, nearest
+from axolotl_core.errors import DataError, nearest, one_line
 from axolotl_core.sources.exact import dumps, loads
 from axolotl_core.sources.opened import BOM, opened
 from axolotl_core.sources.place import ARCHIVES, COMPRESSED, SUFFIXES, kind_of
@@ -191,7 +191,7 @@ def read_parquet(source: Source, shown: str) -> Numbered:
         with source.open() as file:
             yield from _numbered(pq.ParquetFile(file).iter_batches(batch_size=READ_ROWS), shown)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{shown}: not a parquet file: {_one_line(error)}") from None
+        raise DataError(f"{shown}: not a parquet file: {one_line(error)}") from None
 
 
 def read_arrow(source: Source, shown: str) -> Numbered:
@@ -208,15 +208,11 @@ def read_arrow(source: Source, shown: str) -> Numbered:
             try:
                 batches = iter(pa.ipc.open_stream(pa.PythonFile(file)))
             except pa.ArrowException as error:
-                raise DataError(f"{shown}: not an Arrow file: {_one_line(error)}") from None
+                raise DataError(f"{shown}: not an Arrow file: {one_line(error)}") from None
         try:
             yield from _numbered(batches, shown)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{shown}: a damaged Arrow file: {_one_line(error)}") from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+            raise DataError(f"{shown}: a damaged Arrow file: {one_line(error)}") from None
 
 
 READERS: dict[str, Callable[[Source, str], Numbered]] = {

@@ -1,7 +1,6 @@
 """tokenizer/: made from a hub repository, a folder or a GGUF file, with the tokens of params.yaml added."""
 
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import generate_merges
 
-from axolotl_core.errors import ModelError
+from axolotl_core.errors import ModelError, foreign
 from axolotl_core.sources.place import Place
 from axolotl_core.tokens.roundtrip import BLANK
 from axolotl_core.tokens.tokenizer import ADDED
@@ -78,13 +77,15 @@ def _load(place: Place, revision: str | None, token: bool | None, kind: str, set
     made_by = getattr(transformers, kind, None)
     if not hasattr(made_by, "from_pretrained"):
         raise ModelError(f"tokenizer.tokenizer_type: transformers has no tokenizer class '{kind}'; remove it")
-    try:
+    with foreign(lambda told: ModelError(f"{place.text}: transformers finds no tokenizer there: {told}")):
         if place.kind == "file":
             return _from_gguf(place.local)
         source = place.text if place.kind == "hub" else str(place.local)
-        return made_by.from_pretrained(source, revision=revision or "main", token=token, trust_remote_code=False, **settings)
-    except (OSError, ValueError, struct.error) as error:
-        raise ModelError(f"{place.text}: transformers finds no tokenizer there: {' '.join(str(error).split())[:300]}") from None
+        loaded: PreTrainedTokenizerBase = made_by.from_pretrained(
+            source, revision=revision or "main", token=token, trust_remote_code=False, **settings
+        )
+        loaded.get_vocab()
+        return loaded
 
 
 def _as_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> bool:

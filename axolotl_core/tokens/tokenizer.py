@@ -9,7 +9,7 @@ from typing import Any
 
 import tokenizers
 
-from axolotl_core.errors import ModelError
+from axolotl_core.errors import ModelError, foreign
 from axolotl_core.prompts.example import Vocabulary
 from axolotl_core.tokens.guard import Twin, any_of
 
@@ -77,7 +77,8 @@ class Tokenizer:
 
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of artifacts/tokenizer. Raises ModelError when it has no end-of-sequence token."""
-    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with foreign(lambda told: ModelError(f"{folder / 'tokenizer.json'}: cannot be read as a tokenizer: {told}")):
+        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.no_padding()
     backend.no_truncation()
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))

@@ -1,0 +1,131 @@
+"""Models and tokenizers that bring code: none of it is run, nobody is asked, and what cannot be read is one sentence."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CODE = """
+from pathlib import Path
+Path({marker!r}).write_text("executed")
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+class Config(LlamaConfig): model_type = "evil"
+class Model(LlamaForCausalLM): config_class = Config
+class Tokenizer(PreTrainedTokenizerFast): pass
+"""
+AUTO_MAP = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}
+
+
+class Payload:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.fixture
+def marker(project: Path) -> Path:
+    """A file that the code of the model would write."""
+    file = project / "executed"
+    (project / "model" / "evil.py").write_text(CODE.format(marker=str(file)))
+    return file
+
+
+def change(file: Path, **values) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def fetched(project: Path, *options: str) -> subprocess.CompletedProcess:
+    """`axolotl stage fetch`, with a user who says yes to everything."""
+    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "fetch", *options]
+    return subprocess.run(command, cwd=project, input="y\n" * 20, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_code_beside_a_known_model_is_not_run(project: Path, marker: Path, trust: bool):
+    change(project / "model" / "config.json", auto_map=AUTO_MAP)
+    change(project / "model" / "tokenizer_config.json", auto_map=AUTO_MAP)
+    done = fetched(project, "--set", f"model.trust_remote_code={str(trust).lower()}")
+    assert done.returncode == 0, done.stderr
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("of", ["model", "tokenizer"])
+def test_a_model_or_tokenizer_that_is_nothing_but_code_is_one_sentence(project: Path, marker: Path, of: str):
+    if of == "model":
+        change(project / "model" / "config.json", auto_map=AUTO_MAP, model_type="evil", architectures=["Model"])
+    else:
+        change(project / "model" / "tokenizer_config.json", auto_map=AUTO_MAP, tokenizer_class="Tokenizer")
+        (project / "model" / "tokenizer.json").unlink()
+        change(project / "model" / "config.json", auto_map=AUTO_MAP, model_type="evil")
+    done = fetched(project)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("axolotl: ")
+    assert "Traceback" not in done.stderr
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert not marker.exists()
+
+
+def hostile_pickle(marker: Path) -> bytes:
+    return pickle.dumps({"model.embed_tokens.weight": Payload(marker)})
+
+
+@pytest.mark.parametrize("what", ["payload", "torch payload", "text", "cut", "empty", "no tensors"])
+def test_weights_that_are_no_weights_are_one_sentence(project: Path, marker: Path, what: str):
+    folder = project / "model"
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    match what:
+        case "payload":
+            file.write_bytes(hostile_pickle(marker))
+        case "torch payload":
+            torch.save({"model.embed_tokens.weight": Payload(marker)}, file)
+        case "cut":
+            torch.save({"model.embed_tokens.weight": torch.zeros(512, 32)}, file)
+            file.write_bytes(file.read_bytes()[:-300])
+        case "no tensors":
+            torch.save([1, 2, 3], file)
+        case _:
+            file.write_bytes(b"" if what == "empty" else b"these are no weights")
+    done = fetched(project)
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.startswith("axolotl: ./model: cannot be read as a model: "), done.stderr
+    assert "Traceback" not in done.stderr
+    if "payload" in what:
+        assert "holds more than weights, which is never unpickled; convert it to safetensors where you trust it" in done.stderr
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"model_type": 3}', "[" * 50_000, '{"model_type": "llama", "hidden_size": "many"}'])
+def test_a_config_that_is_none_is_one_sentence(project: Path, text: str):
+    (project / "model" / "config.json").write_text(text)
+    done = fetched(project)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "model" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"model": {"type": "BPE"}}', '{"added_tokens": 3}', "[" * 50_000])
+def test_a_tokenizer_that_is_none_is_one_sentence(project: Path, text: str):
+    (project / "model" / "tokenizer.json").write_text(text)
+    done = fetched(project)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "./model: transformers finds no tokenizer there: " in done.stderr
+
+
+def test_a_module_beside_params_yaml_that_no_type_names_is_not_run(project: Path, marker: Path, axolotl):
+    for name in ("alpaca", "json", "datasets", "tokenizers", "torch", "stages_", "sitecustomize", "alpacca"):
+        (project / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    axolotl("stage", "train", "--set", "training.max_steps=1", "--set", "machine.num_processes=2", cwd=project)
+    assert "no format is called 'alpacca'" in axolotl("check", "--set", "datasets.sums.type=alpacca", cwd=project, status=2).stderr
+    assert not marker.exists()
