@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,6 +183,7 @@ def restricted(params: Params, step: Step) -> SimpleNamespace:
     return SimpleNamespace(**view)
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of what can be seen in the bytes, read without importing anything."""
     found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}

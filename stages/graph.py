@@ -10,6 +10,7 @@ raise it when the same inputs give other bytes.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 from ruamel.yaml import YAML
@@ -213,10 +214,18 @@ def upstream(targets: Sequence[Step], datasets: Iterable[str]) -> list[Step]:
 
 def makers(step: Step, every: Iterable[Step]) -> list[Step]:
     """The steps, of all those of a project, whose artifacts a step reads."""
-    reads = [step.path(template) for template in step.stage.inputs]
-    return [maker for maker in every if maker != step and any(_makes(maker, read) for read in reads)]
+    made = _made_by(tuple(dict.fromkeys(other.dataset for other in every if other.dataset)))
+    reads = map(step.path, step.stage.inputs)
+    return list(dict.fromkeys(maker for path in reads for maker in made.get(path, ()) if maker != step))
 
 
-def _makes(step: Step, path: str) -> bool:
-    files = (step.output, step.key_file, *step.also)
-    return any(file == path or file.startswith(path + "/") for file in files)
+@lru_cache(4)
+def _made_by(datasets: tuple[str, ...]) -> dict[str, list[Step]]:
+    """Path → the steps that make it, or files below it."""
+    found: dict[str, list[Step]] = {}
+    for step in steps(datasets):
+        for file in (step.output, step.key_file, *step.also):
+            parts = file.split("/")
+            for i in range(1, len(parts) + 1):
+                found.setdefault("/".join(parts[:i]), []).append(step)
+    return found

@@ -7,15 +7,16 @@
 """
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from types import TracebackType
 
 from axolotl_core import terminal, world
 from axolotl_core.artifacts import store
@@ -37,9 +38,19 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
     where params.yaml or the GPUs ask for several processes; in such a process only train itself is run. branch: a
     checkpoint that train goes on from.
     """
-    built = 0
     targets = chosen(name, params.datasets)
     _sweep(project, targets)
+    with Pool(project, params) as pool:
+        built = _waves(project, params, targets, pool, only=only, force=force, branch=branch)
+    if built and world.rank() == 0:
+        for old in store.superseded(store.results(project.store)):
+            shutil.rmtree(old.folder, ignore_errors=True)
+    return built
+
+
+def _waves(project: Project, params: Params, targets: Sequence[Step], pool: "Pool", *, only: bool, force: bool, branch: Path | None) -> int:
+    """Stage by stage; the steps of one do not read each other."""
+    built = 0
     for _, wave in groupby(targets if only else upstream(targets, params.datasets), key=lambda step: step.stage.name):
         stale = []
         for step in wave:
@@ -65,16 +76,12 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
             launch(project, params, count, force=force, branch=branch)
             built += 1
             continue
-        processes = min(len(stale), params.machine.dataset_processes or os.cpu_count() or 1)
-        if processes > 1:
-            side_by_side(project, params, stale, processes)
+        if min(len(stale), pool.processes) > 1:
+            pool.build(stale)
         else:
             for step, key in stale:
                 say(step, build(project, params, step, key, branch, force=force and step in targets).said)
         built += len(stale)
-    if built and world.rank() == 0:
-        for old in store.superseded(store.results(project.store)):
-            shutil.rmtree(old.folder, ignore_errors=True)
     return built
 
 
@@ -88,13 +95,31 @@ def together(project: Project, params: Params, step: Step, key: str, branch: Pat
     take_part(project, params, step, key, branch, force=force)
 
 
-def side_by_side(project: Project, params: Params, stale: Sequence[tuple[Step, str]], processes: int) -> None:
-    """Build steps that do not read each other in `processes` processes. What one of them raises stops none of the others."""
-    one_each = params.model_copy(update={"machine": params.machine.model_copy(update={"dataset_processes": 1})})
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    errors: list[AxolotlError] = []
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start, initargs=(threads,)) as pool:
-        running = {pool.submit(_build, project, one_each, step, key): step for step, key in stale}
+class Pool:
+    """Processes that build steps side by side, started when there is the first work for them, and kept for the next stage."""
+
+    def __init__(self, project: Project, params: Params) -> None:
+        self.processes = min(len(params.datasets), params.machine.dataset_processes or os.cpu_count() or 1)
+        self.params = params.model_copy(update={"machine": params.machine.model_copy(update={"dataset_processes": 1})})
+        self.project, self.stack = project, ExitStack()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stack.close()
+
+    @cached_property
+    def executor(self) -> ProcessPoolExecutor:
+        threads = max(1, (os.cpu_count() or 1) // self.processes)
+        given = (self.project.root, self.project.anew, self.params, threads)
+        made = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), initializer=_start, initargs=given)
+        return self.stack.enter_context(made)
+
+    def build(self, stale: Sequence[tuple[Step, str]]) -> None:
+        """Build steps that do not read each other. What one of them raises stops none of the others."""
+        errors: list[AxolotlError] = []
+        running = {self.executor.submit(_build, step, key): step for step, key in stale}
         for done in as_completed(running):
             try:
                 say(running[done], done.result())
@@ -104,16 +129,23 @@ def side_by_side(project: Project, params: Params, stale: Sequence[tuple[Step, s
                 raise MachineError(
                     f"{running[done].name}: its process was killed, perhaps for want of memory; try machine.dataset_processes: 1"
                 ) from None
-    if errors:
-        raise type(errors[0])("\n".join(map(str, errors)))
+        if errors:
+            raise type(errors[0])("\n".join(map(str, errors)))
 
 
-def _start(threads: int) -> None:
+_worker: tuple[Project, Params] | None = None
+
+
+def _start(root: Path, anew: bool, params: Params, threads: int) -> None:
+    global _worker
     os.environ["RAYON_NUM_THREADS"] = str(threads)
-    end_with_parent()
+    _worker = Project(root, anew), params
+    world.end_with_parent()
 
 
-def _build(project: Project, params: Params, step: Step, key: str) -> str:
+def _build(step: Step, key: str) -> str:
+    assert _worker is not None
+    project, params = _worker
     return build(project, params, step, key).said
 
 
@@ -127,14 +159,3 @@ def _sweep(project: Project, targets: Iterable[Step]) -> None:
     paths = {project.artifacts / path for step in targets for path in (step.output, step.key_file, *step.also)}
     for folder in {path.parent for path in paths} | {project.root, project.scratch, project.store}:
         sweep(folder)
-
-
-def end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-
-    def watch(sentinel: int) -> None:
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    if parent := multiprocessing.parent_process():
-        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

@@ -17,7 +17,6 @@ import tokenizers
 
 from axolotl_core.errors import DataError
 from axolotl_core.tokens.guard import GUARD
-from axolotl_core.tokens.roundtrip import RoundTrip
 from axolotl_core.tokens.tokenizer import Tokenizer
 
 
@@ -41,7 +40,7 @@ class Cutter:
     """Encodes segments with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer, self.round_trip = tokenizer, RoundTrip(tokenizer.backend)
+        self.tokenizer, self.round_trip = tokenizer, tokenizer.round_trip
 
     def cut(self, texts: list[str], glue: np.ndarray) -> Cut:
         """texts and glue: of each segment; the first is not glued."""

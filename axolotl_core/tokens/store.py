@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from axolotl_core import world
 from axolotl_core.artifacts.table import TableWriter, batches
 from axolotl_core.errors import DataError, MachineError
 from axolotl_core.params.datasets import Dataset
@@ -200,6 +201,7 @@ _worker: RowEncoder | None = None
 
 def _start(encoder: Encoder, processes: int) -> None:
     global _worker
+    world.end_with_parent()
     os.environ["RAYON_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
     _worker = encoder.worker()
 

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from axolotl_core.artifacts.key import digest_file
 from axolotl_core.errors import ModelError, foreign
 from axolotl_core.prompts.example import Vocabulary
 from axolotl_core.tokens.guard import Twin, any_of
+from axolotl_core.tokens.roundtrip import RoundTrip
 
 ADDED = "user_tokens.json"
 """In the artifact: the tokens of params.yaml, which count as tokens in a user's field too."""
@@ -66,6 +68,11 @@ class Tokenizer:
         """Encodes texts with guarded special tokens."""
         return Twin(self.backend, self.control)
 
+    @property
+    def round_trip(self) -> RoundTrip:
+        """Tells whether ids give their text back."""
+        return _round_trip(self.backend)
+
     def decode(self, ids: list[int]) -> str:
         """The text with its special tokens."""
         return str(self.backend.decode(ids, skip_special_tokens=False))
@@ -76,7 +83,22 @@ class Tokenizer:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of artifacts/tokenizer. Raises ModelError when it has no end-of-sequence token."""
+    """The tokenizer of artifacts/tokenizer, read once a process: many data sets share it.
+
+    Raises ModelError when it cannot be read, or has no end-of-sequence token.
+    """
+    files = [folder / name for name in ("tokenizer.json", "tokenizer_config.json", ADDED) if (folder / name).is_file()]
+    digests = tuple((file.name, digest_file(file)) for file in files)
+    if digests not in _read_before:
+        _read_before.clear()
+        _read_before[digests] = _read(folder)
+    return replace(_read_before[digests], folder=folder)
+
+
+_read_before: dict[tuple[tuple[str, str], ...], Tokenizer] = {}
+
+
+def _read(folder: Path) -> Tokenizer:
     with foreign(lambda told: ModelError(f"{folder / 'tokenizer.json'}: cannot be read as a tokenizer: {told}")):
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.no_padding()
@@ -93,6 +115,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     bos = _bos(backend)
     backend.post_processor = None  # BOS is put in front here, and byte-level post-processors cut blanks off the offsets
     return Tokenizer(folder, backend, bos, eos, eos if pad is None else pad, special, frozenset(added))
+
+
+@lru_cache(2)
+def _round_trip(backend: tokenizers.Tokenizer) -> RoundTrip:
+    return RoundTrip(backend)
 
 
 def special_text(config: dict[str, Any], name: str) -> str | None:
