@@ -176,7 +176,7 @@ class _Plain:
             return node
         for kind in (int, float, str):  # ruamel's ScalarFloat and friends carry their formatting along
             if isinstance(node, kind):
-                if kind is int and abs(node) > LARGEST:
+                if isinstance(node, int) and abs(node) > LARGEST:
                     raise ParamsError(f"{self.document.place(where)}: the number is too large, wanted one of at most 64 bits")
                 if type(node) is not kind and not getattr(getattr(node, "anchor", None), "value", None):
                     self.document.spelled[where] = node

@@ -3,15 +3,18 @@
     .axolotl/rows/<context>/about.json           which format, which tokenizer: for people
     .axolotl/rows/<context>/<xxh3>.arrow         up to some 8 million tokens each, named by the digest of its bytes
 
-A context is what else the ids depend on: format, options that shape text, tokenizer, revision of tokenize. A file is
-written beside, flushed, renamed; it is never changed. So a kill leaves a whole file or none, two processes add files
-of their own, and a damaged file is seen by its name and thrown away. Losing any of it costs time only.
+A context is what else the ids depend on: format, options that shape text, tokenizer, revision of tokenize. The rows of a file are
+sorted by the first half of their digests, so that they are found in the file as it lies on the disk: however large the cache is,
+it takes no memory. A file is written beside, flushed, renamed; it is never changed. So a kill leaves a whole file or none, two
+processes add files of their own, and a damaged file is seen by its name before the first of its rows is used, and thrown away.
+Losing any of it costs time only.
 """
 
 import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,16 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from axolotl_core.artifacts import lock
 from axolotl_core.artifacts.key import canonical, digest, digest_file
 from axolotl_core.artifacts.scratch import flush, sweep, write_atomically
+from axolotl_core.errors import MachineError
 from axolotl_core.prompts.example import UNTRAINED
 from axolotl_core.tokens.encoded import COLUMN, STATS, Encoded, pick
 
 SCHEMA = pa.schema(
     [
+        ("head", pa.uint64()),
         ("digest", pa.binary(16)),
         ("input_ids", pa.list_(pa.int32())),
         ("trained", pa.list_(pa.bool_())),
@@ -35,13 +41,14 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-BATCH_TOKENS, FILE_TOKENS = 1_000_000, 8_000_000
-"""A file is written batch by batch, and takes its place when it has so many tokens: a kill loses seconds."""
+FILE_TOKENS = 8_000_000
+"""A file is written when so many tokens wait for it: a kill loses seconds."""
 SMALL_BYTES = 2 * FILE_TOKENS
 """A full file has more than 4 bytes a token."""
 MOST_FILES = 8
 """More small files of a context than this are merged."""
 ABOUT = "about.json"
+MISSING = -1
 
 
 def context_key(identity: Mapping[str, Any]) -> str:
@@ -49,9 +56,40 @@ def context_key(identity: Mapping[str, Any]) -> str:
     return digest(canonical(dict(identity)))
 
 
-def digests_of(texts: Sequence[str]) -> list[bytes]:
-    """xxh3-128 of each row's bytes."""
-    return [xxhash.xxh3_128_digest(text.encode()) for text in texts]
+def digests_of(texts: Sequence[str]) -> np.ndarray:
+    """xxh3-128 of each row's bytes, uint64 (n, 2)."""
+    return np.frombuffer(b"".join(xxhash.xxh3_128_digest(text.encode()) for text in texts), "<u8").reshape(-1, 2)
+
+
+class CacheFile:
+    """A file of the cache, mapped. Raises OSError or pa.ArrowInvalid where it is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if reader.schema != SCHEMA or reader.num_record_batches != 1:
+            raise pa.ArrowInvalid("a file of another version")
+        self.batch = reader.get_batch(0)
+        self.heads = self.batch.column("head").to_numpy()
+        self.digests = np.frombuffer(self.batch.column("digest").buffers()[1], "<u8").reshape(-1, 2)
+        self.whole: bool | None = None
+
+    def find(self, digests: np.ndarray) -> np.ndarray:
+        """Row of each digest (n, 2), or MISSING."""
+        at = np.searchsorted(self.heads, digests[:, 0])
+        at[at == len(self.heads)] = 0
+        same = (self.digests[at] == digests).all(axis=1) if len(self.heads) else np.zeros(len(digests), bool)
+        return np.where(same, at, MISSING)
+
+    def is_whole(self) -> bool:
+        """Whether the bytes are those that its name says; read once, before the first row is used."""
+        if self.whole is None:
+            self.whole = self.path.is_file() and digest_file(self.path) == self.path.stem
+        return self.whole
+
+    def rows(self, rows: np.ndarray) -> Encoded:
+        """Some of its rows, copied."""
+        return from_batch(self.batch.take(pa.array(rows)))
 
 
 @dataclass
@@ -63,62 +101,59 @@ class RowCache:
 
     folder: Path
     about: Mapping[str, Any]
-    parts: list[Encoded] = field(default_factory=list)
-    index: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-    files: dict[Path, range] = field(default_factory=dict)
-    """Each file and the parts that come from it."""
+    files: list[CacheFile] = field(default_factory=list)
     lost: str | None = None
     """Why rows were not kept, if the disk was full."""
     _waiting: list[pa.RecordBatch] = field(default_factory=list)
     _tokens: int = 0
-    _written: set[Path] = field(default_factory=set)
-    _file: "_NewFile | None" = None
 
     def __post_init__(self) -> None:
         sweep(self.folder)
-        for file in sorted(self.folder.glob("*.arrow")):
-            self._load(file)
+        self.files = [file for path in sorted(self.folder.glob("*.arrow")) if (file := _opened(path))]
 
-    def find(self, digests: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """(part, row) of each digest for `pick(cache.parts, …)`; part is -1 where the row is not known."""
-        found = [self.index.get(one, MISSING) for one in digests]
-        places = np.array(found, np.int64).reshape(-1, 2)
-        return places[:, 0], places[:, 1]
+    def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(file, row) of each digest (n, 2) for `rows`; file is MISSING where the row is not known."""
+        files, rows = np.full(len(digests), MISSING), np.full(len(digests), MISSING)
+        for i, file in enumerate(self.files):
+            left = np.flatnonzero(files == MISSING)
+            if not len(left):
+                break
+            found = file.find(digests[left])
+            hits = left[found != MISSING]
+            if len(hits) and file.is_whole():
+                files[hits], rows[hits] = i, found[found != MISSING]
+        return files, rows
 
-    def add(self, digests: list[bytes], rows: Encoded) -> None:
+    def rows(self, files: np.ndarray, rows: np.ndarray) -> tuple[list[Encoded], np.ndarray, np.ndarray]:
+        """What `find` found, for `pick`: parts, and of each row the part and its number there; MISSING stays."""
+        parts, part, number = [], np.full(len(files), MISSING), np.zeros(len(files), np.int64)
+        for i in np.unique(files[files != MISSING]).tolist():
+            mine = np.flatnonzero(files == i)
+            part[mine], number[mine] = len(parts), np.arange(len(mine))
+            parts.append(self.files[i].rows(rows[mine]))
+        return parts, part, number
+
+    def add(self, digests: np.ndarray, rows: Encoded) -> None:
         """Keep what was encoded; written to disk now and then, so that a kill loses little."""
         keep = np.flatnonzero(~rows.bad & _derivable(rows))
         if len(keep) < len(rows):
-            digests, rows = [digests[i] for i in keep.tolist()], pick([rows], np.zeros(len(keep), np.int64), keep)
+            digests, rows = digests[keep], pick([rows], np.zeros(len(keep), np.int64), keep)
         if len(keep) and self.lost is None:
             self._waiting.append(to_batch(digests, rows))
             self._tokens += int(rows.offsets[-1])
-            if self._tokens >= BATCH_TOKENS:
+            if self._tokens >= FILE_TOKENS:
                 self._write()
 
     def close(self) -> None:
         """Write what waits, note that the context was used, and merge its files when they have become many."""
         self._write()
-        self._finish()
-        if self.folder.is_dir():
+        for file in self.files:
+            if file.whole is False:  # a damaged one; its rows were encoded again
+                _remove(file.path)
+        with suppress(OSError):
             os.utime(self.folder)
-            if len(_small(self.folder.glob("*.arrow"))) > MOST_FILES and self.lost is None:
-                self._merge()
-
-    def _load(self, file: Path) -> None:
-        try:
-            if digest_file(file) != file.stem:
-                file.unlink(missing_ok=True)  # a damaged file; its rows are encoded again
-                return
-            reader = pa.ipc.open_file(pa.memory_map(str(file)))
-        except FileNotFoundError:  # merged or trimmed by another process in the meantime
-            return
-        first = len(self.parts)
-        for i in range(reader.num_record_batches):
-            digests, rows = from_batch(reader.get_batch(i))
-            self.index.update((one, (len(self.parts), row)) for row, one in enumerate(digests))
-            self.parts.append(rows)
-        self.files[file] = range(first, len(self.parts))
+        if len(small := _small(self.folder.glob("*.arrow"))) > MOST_FILES and self.lost is None:
+            self._merge(small)
 
     def _write(self) -> None:
         """A full disk is no error here: the rows are encoded again next time, and `lost` says so."""
@@ -127,81 +162,52 @@ class RowCache:
         batch = pa.concat_batches(self._waiting)
         self._waiting, self._tokens = [], 0
         try:
-            if self._file is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(self.folder / ABOUT, json.dumps(dict(self.about), indent=1, sort_keys=True).encode() + b"\n")
-                self._file = _NewFile(self.folder)
-            self._file.write(batch)
-        except OSError as error:
-            self._give_up(error)
-        if self._file is not None and self._file.tokens >= FILE_TOKENS:
-            self._finish()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / ABOUT, json.dumps(dict(self.about), indent=1, sort_keys=True).encode() + b"\n")
+            write_file(self.folder, batch)
+        except (OSError, MachineError) as error:
+            self.lost = str(error)
 
-    def _finish(self) -> None:
-        if self._file is not None:
-            try:
-                self._written.add(self._file.publish())
-                self._file = None
-            except OSError as error:
-                self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self.lost = str(error)
-        if self._file is not None:
-            self._file.discard()
-            self._file = None
-
-    def _merge(self) -> None:
-        """All small files of the context as one; who holds an old one open keeps it until he ends."""
-        whole = RowCache(self.folder, self.about)
-        small = _small(whole.files)
-        parts = {i for file in small for i in whole.files[file]}
-        for i in sorted(parts):
-            mine = [(one, row) for one, (part, row) in whole.index.items() if part == i]
-            rows = np.array([row for _, row in mine], np.int64)
-            whole.add([one for one, _ in mine], pick(whole.parts, np.full(len(rows), i), rows))
-        whole._write()
-        whole._finish()
-        for file in set(small) - whole._written if whole.lost is None else ():
-            file.unlink(missing_ok=True)
-
-
-class _NewFile:
-    """A file of the cache while it is written."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f".new-{uuid.uuid4().hex}.{os.getpid()}"  # `sweep` removes it when the process is gone
-        self.sink = pa.OSFile(str(self.path), "wb")
-        self.writer = pa.ipc.new_file(self.sink, SCHEMA)
-        self.tokens = 0
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self.writer.write_batch(batch)
-        self.tokens += len(batch.column("input_ids").values)
-
-    def publish(self) -> Path:
-        """Flush, and give the file the name of its digest."""
+    def _merge(self, small: Sequence[Path]) -> None:
+        """All small files of the context as few; who holds an old one open keeps it until he ends."""
+        files = [file for path in small if (file := _opened(path)) and file.is_whole()]
+        whole = pa.concat_batches([file.batch for file in files])
+        ends = np.cumsum(np.diff(whole.column("input_ids").offsets.to_numpy()))
+        bounds = np.searchsorted(ends, np.arange(FILE_TOKENS, ends[-1] if len(ends) else 0, FILE_TOKENS))
         try:
-            self.writer.close()
-            self.sink.close()
-            flush(self.path)
-            return self.path.rename(self.path.with_name(f"{digest_file(self.path)}.arrow"))
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
+            written = [write_file(self.folder, whole.slice(a, b - a)) for a, b in zip([0, *bounds], [*bounds, len(ends)], strict=True)]
+        except OSError as error:
+            self.lost = str(error)
+            return
+        for path in set(small) - set(written):
+            _remove(path)
 
 
-MISSING = (-1, -1)
+def write_file(folder: Path, batch: pa.RecordBatch) -> Path:
+    """Sort the rows, each of them once, write them beside, flush them, and give the file the name of its digest."""
+    digests = np.frombuffer(b"".join(batch.column("digest").to_pylist()), "<u8").reshape(-1, 2)
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
+    order = order[np.append(True, (digests[order[1:]] != digests[order[:-1]]).any(axis=1))]
+    new = folder / f".new.{uuid.uuid4().hex}"
+    handle = lock.own(new)  # what is locked is not swept
+    try:
+        with os.fdopen(handle, "wb") as sink:
+            with pa.ipc.new_file(sink, SCHEMA) as writer:
+                writer.write_batch(batch.take(pa.array(order)))
+            sink.flush()
+            flush(new)
+            return new.rename(folder / f"{digest_file(new)}.arrow")
+    finally:
+        new.unlink(missing_ok=True)
 
 
-def to_batch(digests: list[bytes], rows: Encoded) -> pa.RecordBatch:
-    """Rows as they lie on the disk: labels as one bit a token."""
+def to_batch(digests: np.ndarray, rows: Encoded) -> pa.RecordBatch:
+    """Rows as they lie on the disk: labels as one bit a token. digests: uint64 (n, 2)."""
     offsets = pa.array(rows.offsets.astype(np.int32))
     return pa.record_batch(
         [
-            pa.array(digests, pa.binary(16)),
+            pa.array(np.ascontiguousarray(digests[:, 0])),
+            pa.array([pair.tobytes() for pair in digests], pa.binary(16)),
             pa.ListArray.from_arrays(offsets, pa.array(rows.ids)),
             pa.ListArray.from_arrays(offsets, pa.array(rows.labels != UNTRAINED)),
             pa.FixedSizeListArray.from_arrays(pa.array(rows.stats.reshape(-1)), len(STATS)),
@@ -212,12 +218,12 @@ def to_batch(digests: list[bytes], rows: Encoded) -> pa.RecordBatch:
     )
 
 
-def from_batch(batch: pa.RecordBatch) -> tuple[list[bytes], Encoded]:
-    """The rows of one file; ids stay where they are, memory-mapped."""
+def from_batch(batch: pa.RecordBatch) -> Encoded:
+    """The rows of a batch that begins at its first value."""
     lists = batch.column("input_ids")
     ids = lists.values.to_numpy()
     trained = batch.column("trained").values.to_numpy(zero_copy_only=False)
-    rows = Encoded(
+    return Encoded(
         ids,
         np.where(trained, ids, np.int32(UNTRAINED)),
         lists.offsets.to_numpy().astype(np.int64),
@@ -226,7 +232,22 @@ def from_batch(batch: pa.RecordBatch) -> tuple[list[bytes], Encoded]:
         batch.column("reason").to_pylist(),
         np.zeros(batch.num_rows, bool),
     )
-    return batch.column("digest").to_pylist(), rows
+
+
+def _opened(path: Path) -> CacheFile | None:
+    """None for one that was merged or trimmed by another process in the meantime, or is damaged."""
+    try:
+        return CacheFile(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException):
+        _remove(path)
+        return None
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _small(files: Iterable[Path]) -> list[Path]:

@@ -33,7 +33,7 @@ from axolotl_core.sources.raw import MOST_PROBLEMS, REJECTED, RawBlock, first_of
 from axolotl_core.tokens.encode import RowEncoder
 from axolotl_core.tokens.encoded import Encoded, pick
 from axolotl_core.tokens.report import MaskReport
-from axolotl_core.tokens.rowcache import RowCache, digests_of
+from axolotl_core.tokens.rowcache import MISSING, RowCache, digests_of
 from axolotl_core.tokens.tokenizer import read_tokenizer
 
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
@@ -82,10 +82,10 @@ class Encoder:
         for batch in batches(self.raw):
             rows = read_raw(batch, self.sources)
             digests = digests_of(rows.texts)
-            part, row = cache.find(digests)
-            new = np.flatnonzero(part < 0)
+            file, row = cache.find(digests)
+            new = np.flatnonzero(file == MISSING)
             texts = [rows.texts[i] for i in new.tolist()]
-            waiting.append(_Block(rows, digests, part, row, new, pool.submit(encode, texts) if texts else None))
+            waiting.append(_Block(rows, digests, file, row, new, pool.submit(encode, texts) if texts else None))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().finish(cache)
         while waiting:
@@ -95,23 +95,22 @@ class Encoder:
 @dataclass(frozen=True)
 class _Block:
     rows: RawBlock
-    digests: list[bytes]
-    part: np.ndarray
+    digests: np.ndarray
+    file: np.ndarray
     row: np.ndarray
     new: np.ndarray
     """Indexes of the rows that are being encoded."""
     encoded: "Future[Encoded] | None"
 
     def finish(self, cache: RowCache) -> tuple[RawBlock, Encoded, int]:
-        if self.encoded is None:
-            return self.rows, pick(cache.parts, self.part, self.row), 0
-        made = self.encoded.result()
-        cache.add([self.digests[i] for i in self.new.tolist()], made)
-        if len(self.new) == len(self.digests):
-            return self.rows, made, len(self.new)
-        part, row = self.part.copy(), self.row.copy()
-        part[self.new], row[self.new] = len(cache.parts), np.arange(len(self.new))
-        return self.rows, pick([*cache.parts, made], part, row), len(self.new)
+        made = self.encoded.result() if self.encoded else None
+        if made is not None:
+            cache.add(self.digests[self.new], made)
+            if len(self.new) == len(self.digests):
+                return self.rows, made, len(self.new)
+        parts, part, row = cache.rows(self.file, self.row)
+        part[self.new], row[self.new] = len(parts), np.arange(len(self.new))
+        return self.rows, pick([*parts, *([made] if made is not None else [])], part, row), len(self.new)
 
 
 @dataclass(frozen=True)

@@ -91,14 +91,14 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path: Path, tokenizer_
     cache = tmp_path / "cache"
     _, wanted = run(tmp_path, tokenizer_folder, ROWS, None)
 
-    def full(self, batch):
+    def full(folder, batch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(rowcache._NewFile, "write", full)
+        broken.setattr(rowcache, "write_file", full)
         assert run(tmp_path, tokenizer_folder, ROWS, cache)[1] == wanted
     assert list(cache.glob("*.arrow")) == []
-    assert list(cache.glob(".new-*")) == []
+    assert list(cache.glob(".new*")) == []
     assert run(tmp_path, tokenizer_folder, ROWS, cache)[0].encoded == 2500
 
 
@@ -109,7 +109,7 @@ from axolotl_core.params.datasets import Dataset
 from axolotl_core.tokens import rowcache
 from axolotl_core.tokens.rowcache import RowCache
 from axolotl_core.tokens.store import Encoder, write_tokens
-rowcache.BATCH_TOKENS, rowcache.FILE_TOKENS = 5_000, 20_000
+rowcache.FILE_TOKENS = 20_000
 home, tokenizer, cache = map(Path, sys.argv[1:])
 home.joinpath("out").mkdir(exist_ok=True)
 print("started", flush=True)
@@ -146,7 +146,7 @@ def test_a_kill_leaves_whole_files_only_and_two_at_once_do_not_disturb_each_othe
     written, digests = run(tmp_path, tokenizer_folder, rows, cache)
     assert written.encoded == 0
     assert digests == [digest_file(p) for p in parts(tmp_path / "one" / "out")]
-    assert list(cache.glob(".new-*")) == []  # what the killed ones left is swept
+    assert list(cache.glob(".new*")) == []  # what the killed ones left is swept
 
 
 def test_many_small_files_become_one(tmp_path: Path, tokenizer_folder: Path):
