@@ -68,7 +68,7 @@ class Step:
 
 
 STAGES = (
-    Stage("fetch", "stages.fetch:dataset", 3, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
+    Stage("fetch", "stages.fetch:dataset", 4, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
     Stage("fetch-tokenizer", "stages.fetch:tokenizer", 4, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
     Stage("fetch-model", "stages.fetch:model", 2, ("model",), (), "base", outside="model"),
     Stage(

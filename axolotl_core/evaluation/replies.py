@@ -12,6 +12,8 @@ from axolotl_core.packing.lay import UNTRAINED
 from axolotl_core.tokens.tokenizer import Tokenizer
 from axolotl_core.training.batches import RowSource
 
+MOST_LOOKED_AT = 1000
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -23,18 +25,31 @@ class Prompt:
 
 
 def prompts(rows: RowSource, count: int) -> list[Prompt]:
-    """The first `count` samples that begin with an untrained prompt, taken from the data sets in turns."""
+    """The first `count` samples that begin with an untrained prompt, taken from the data sets in turns.
+
+    Of each data set no more than MOST_LOOKED_AT samples are looked at: some have no prompts at all.
+    """
     by_set: dict[int, list[Prompt]] = {}
     pieces = rows.rows.pieces
-    for data, sample, start in zip(pieces.dataset, pieces.sample, pieces.start, strict=True):
+    for i in _beginnings(pieces.dataset):
+        data, sample, start = pieces.dataset[i], pieces.sample[i], pieces.start[i]
+        if len(by_set.get(int(data), ())) == count:
+            continue
         ids, labels = rows.samples[data].sample(int(sample))
         trained = np.flatnonzero(labels != UNTRAINED)
         found = by_set.setdefault(int(data), [])
-        if start == 0 and len(trained) and trained[0] > 0 and len(found) < count:
+        if start == 0 and len(trained) and trained[0] > 0:
             end = trained[0] + int(np.argmin(np.append(labels[trained[0] :] != UNTRAINED, False)))
             found.append(Prompt(int(data), ids[: trained[0]].tolist(), ids[trained[0] : end].tolist()))
     turns = [p for i in range(count) for found in by_set.values() for p in found[i : i + 1]]
     return turns[:count]
+
+
+def _beginnings(datasets: np.ndarray) -> list[int]:
+    """Indexes of the first MOST_LOOKED_AT of each data set, ascending."""
+    order = np.argsort(datasets, kind="stable")
+    ranks = np.arange(len(order)) - np.searchsorted(datasets[order], datasets[order], side="left")
+    return sorted(order[ranks < MOST_LOOKED_AT].tolist())
 
 
 def stops_of(model: Any, tokenizer: Tokenizer, asked: Sequence[Prompt]) -> list[int]:

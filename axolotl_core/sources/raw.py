@@ -9,7 +9,7 @@ filled with null in it, and the row's bytes are its identity.
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from axolotl_core.sources.exact import dumps, loads
 SCHEMA = pa.schema([("row", pa.string()), ("line", pa.int32()), ("file", pa.int32())])
 REJECTED = "rejected.jsonl"
 MOST_PROBLEMS = 10
+BLOCK_BYTES = 1 << 25
+"""Of the rows of a block, so that what is made of it fits in memory."""
+MOST_BYTES = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +70,27 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
     rejected = written = 0
     rejects = folder / REJECTED
     with TableWriter(folder, SCHEMA) as table, rejects.open("wb") as out:
-        while block := list(islice(rows, BLOCK_ROWS)):
-            good = []
-            for row in block:
-                if row.problem is None:
-                    good.append(row)
-                elif skip:
+        for block in _blocks(rows):
+            good = [(row, text) for row, text in block if text is not None]
+            for row, text in block:
+                if text is not None:
+                    continue
+                if skip:
                     rejected += 1
-                    out.write(rejected_line(row.problem, row.file, row.line, row.values))
+                    out.write(rejected_line(str(row.problem), row.file, row.line, row.values))
                 else:
                     problems.append((f"{row.file}:{row.line}", str(row.problem)))
             if len(problems) >= MOST_PROBLEMS:
                 break
             if not good:
                 continue
-            texts = [_json(row) for row in good]
             if max_bytes is not None:
-                ends = list(accumulate((len(text.encode()) for text in texts), initial=written))[1:]
+                ends = list(accumulate((len(text) for _, text in good), initial=written))[1:]
                 stop = bisect_left(ends, max_bytes) + 1
-                good, texts, written = good[:stop], texts[:stop], ends[min(stop, len(ends)) - 1]
-            lines = pa.array([row.line for row in good], pa.int32())
-            indexes = pa.array([files.setdefault(row.file, len(files)) for row in good], pa.int32())
-            table.write(pa.record_batch([pa.array(texts, pa.string()), lines, indexes], schema=SCHEMA))
+                good, written = good[:stop], ends[min(stop, len(ends)) - 1]
+            lines = pa.array([row.line for row, _ in good], pa.int32())
+            indexes = pa.array([files.setdefault(row.file, len(files)) for row, _ in good], pa.int32())
+            table.write(pa.record_batch([pa.array([text for _, text in good], pa.string()), lines, indexes], schema=SCHEMA))
             if max_bytes is not None and written >= max_bytes:
                 break
     if problems:
@@ -128,8 +130,26 @@ def _first(rejects: Path) -> str:
     return f"{row['file']}:{row['line']}: {row['reason']}"
 
 
-def _json(row: SourceRow) -> str:
+def _blocks(rows: Iterator[SourceRow]) -> Iterator[list[tuple[SourceRow, bytes | None]]]:
+    """Rows with their JSON, which a malformed one has not: BLOCK_ROWS at once, or fewer where they are long."""
+    block: list[tuple[SourceRow, bytes | None]] = []
+    size = 0
+    for row in rows:
+        text = _json(row) if row.problem is None else None
+        if block and (len(block) == BLOCK_ROWS or size + len(text or b"") > BLOCK_BYTES):
+            yield block
+            block, size = [], 0
+        block.append((row, text))
+        size += len(text or b"")
+    if block:
+        yield block
+
+
+def _json(row: SourceRow) -> bytes:
     try:
-        return dumps(row.values).decode()
-    except (TypeError, ValueError) as error:
+        text = dumps(row.values)
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{row.file}:{row.line}: the row cannot be kept as JSON: {error}") from None
+    if len(text) > MOST_BYTES:
+        raise DataError(f"{row.file}:{row.line}: the row has {len(text):,} bytes, a table holds {MOST_BYTES:,} at most; split it")
+    return text

@@ -8,15 +8,15 @@ A byte-level tokenizer that only cuts text says by the bytes of its tokens where
 offsets are asked. Texts with guarded special tokens go to the tokenizer's twin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 
 import numpy as np
-import tokenizers
 
 from axolotl_core.errors import DataError
 from axolotl_core.tokens.guard import GUARD
+from axolotl_core.tokens.pieces import joined
 from axolotl_core.tokens.tokenizer import Tokenizer
 
 
@@ -33,6 +33,7 @@ class Cut:
     problems: dict[int, str] = field(default_factory=dict)
 
 
+STEP = 1 << 20
 NO_IDS, NO_LENGTHS = np.zeros(0, np.int32), np.zeros(0, np.int64)
 
 
@@ -40,14 +41,14 @@ class Cutter:
     """Encodes segments with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer, self.round_trip = tokenizer, tokenizer.round_trip
+        self.tokenizer, self.round_trip, self.pieces = tokenizer, tokenizer.round_trip, tokenizer.pieces
 
     def cut(self, texts: list[str], glue: np.ndarray) -> Cut:
         """texts and glue: of each segment; the first is not glued."""
         heads = np.flatnonzero(~glue)
         bounds = np.append(heads, len(texts)).tolist()
         groups = texts if len(heads) == len(texts) else ["".join(texts[a:b]) for a, b in pairwise(bounds)]
-        if GUARD not in "".join(texts):
+        if not any(GUARD in text for text in texts):
             return self._plain(texts, groups, bounds)
         guarded = np.fromiter((GUARD in group for group in groups), bool, len(groups))
         return self._mixed(texts, bounds, guarded)
@@ -55,22 +56,49 @@ class Cutter:
     def _plain(self, texts: list[str], groups: list[str], bounds: list[int]) -> Cut:
         if not self.round_trip.only_cuts:
             return self._by_offsets(texts, groups, bounds)
-        found = [encoding.ids for encoding in self.tokenizer.backend.encode_batch_fast(groups, add_special_tokens=False)]
-        ids = np.fromiter(chain.from_iterable(found), np.int32)
-        begins = np.concatenate([[0], np.cumsum(self.round_trip.lengths[ids])])
-        ends = np.cumsum(np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts)))
-        tokens = np.cumsum(np.fromiter(map(len, found), np.int64, len(found)))
-        if not np.array_equal(begins[tokens], ends[np.array(bounds[1:]) - 1]):  # some text has lost bytes
+        ids, tokens = self._encoded(groups)
+        sizes = np.fromiter((_bytes(text) for text in texts), np.int64, len(texts))
+        kind = np.int32 if sizes.sum() < 2**31 else np.int64
+        begins = np.zeros(len(ids) + 1, kind)
+        for at in range(0, len(ids), STEP):
+            begins[at + 1 : at + 1 + STEP] = self.round_trip.lengths[ids[at : at + STEP]]
+        np.cumsum(begins, out=begins)
+        ends = np.cumsum(sizes)
+        if not np.array_equal(begins[np.cumsum(tokens)], ends[np.array(bounds[1:]) - 1]):  # some text has lost bytes
             return self._by_offsets(texts, groups, bounds)
-        stops = np.searchsorted(begins[:-1], ends, side="left")
+        stops = np.searchsorted(begins[:-1], ends.astype(kind), side="left")  # of another kind they would be copied
         return Cut(ids, np.diff(stops, prepend=0))
 
+    def _encoded(self, groups: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """ids of all groups, and how many each has."""
+        ids, tokens = [NO_IDS], np.zeros(len(groups), np.int64)
+        for parts in self.pieces.chunks(groups):
+            found = [e.ids for e in self.tokenizer.backend.encode_batch_fast([part.text for part in parts], add_special_tokens=False)]
+            ids.append(np.fromiter(chain.from_iterable(found), np.int32))
+            np.add.at(tokens, [part.of for part in parts], [len(own) for own in found])
+        return joined(ids), tokens
+
     def _by_offsets(self, texts: list[str], groups: list[str], bounds: list[int]) -> Cut:
-        encodings = self.tokenizer.backend.encode_batch(groups, add_special_tokens=False)
-        found = [encoding.ids for encoding in encodings]
-        lengths = [n for g, e in enumerate(encodings) for n in lengths_of(texts[bounds[g] : bounds[g + 1]], e)]
-        lost = [bounds[g] for g in self.round_trip.lost(groups, found)]
-        return Cut(np.fromiter(chain.from_iterable(found), np.int32), np.array(lengths, np.int64), lost)
+        ids: list[np.ndarray] = []
+        lengths = np.zeros(len(texts), np.int64)
+        for g, found, starts in self._with_offsets(groups):
+            ids.append(found)
+            lengths[bounds[g] : bounds[g + 1]] = lengths_of(texts[bounds[g] : bounds[g + 1]], starts)
+        return Cut(joined([NO_IDS, *ids]), lengths, [bounds[g] for g in self.round_trip.lost(groups, ids)])
+
+    def _with_offsets(self, groups: list[str]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Of each group its number, its ids, and the character that each token begins with."""
+        of, ids, starts = 0, list[np.ndarray](), list[np.ndarray]()
+        for parts in self.pieces.chunks(groups):
+            encodings = self.tokenizer.backend.encode_batch([part.text for part in parts], add_special_tokens=False)
+            for part, encoding in zip(parts, encodings, strict=True):
+                if part.of != of:
+                    yield of, joined(ids), joined(starts)
+                    of, ids, starts = part.of, [], []
+                ids.append(np.array(encoding.ids, np.int32))
+                starts.append(np.fromiter((start for start, _ in encoding.offsets), np.int64) + part.start)
+        if ids:
+            yield of, joined(ids), joined(starts)
 
     def _mixed(self, texts: list[str], bounds: list[int], guarded: np.ndarray) -> Cut:
         """Groups with guarded special tokens one by one by the twin, all others at once, and put together in their order."""
@@ -98,28 +126,22 @@ class Cutter:
         aliased = [twin.aliased(text) for text in texts]
         encoding = twin.backend.encode("".join(aliased), add_special_tokens=False)
         ids = twin.real(encoding.ids)
-        lost = self.round_trip.lost(["".join(texts).replace(GUARD, "")], [ids])
-        return Cut(np.array(ids, np.int32), np.array(lengths_of(aliased, encoding), np.int64), lost)
+        found = np.array(ids, np.int32)
+        lost = self.round_trip.lost(["".join(texts).replace(GUARD, "")], [found])
+        starts = np.fromiter((start for start, _ in encoding.offsets), np.int64)
+        return Cut(found, lengths_of(aliased, starts), lost)
 
 
-def lengths_of(texts: Sequence[str], encoding: tokenizers.Encoding) -> list[int]:
-    """How many tokens of a text belong to each of its parts: those whose first character is in it."""
-    count, at, start, lengths = len(encoding), 0, 0, []
-    for i, text in enumerate(texts):
-        at += len(text)
-        stop = count if i == len(texts) - 1 else max(start, _token_at(encoding, at, count))
-        lengths.append(stop - start)
-        start = stop
-    return lengths
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
-def _token_at(encoding: tokenizers.Encoding, character: int, count: int) -> int:
-    """Index of the first token that begins at `character` or behind it."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if encoding.token_to_chars(middle)[0] < character:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def lengths_of(texts: Sequence[str], starts: np.ndarray) -> np.ndarray:
+    """How many tokens of a text belong to each of its parts: those whose first character is in it.
+
+    starts: first character of each token, ascending. A token before the first part's end is never counted twice.
+    """
+    ends = np.cumsum([len(text) for text in texts])
+    stops = np.maximum.accumulate(np.searchsorted(starts, ends, side="left"))
+    stops[-1] = len(starts)
+    return np.diff(stops, prepend=0)

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import tokenizers
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 BLANK = "▁"
+BLOCK_IDS = 1 << 20
 
 
 class RoundTrip:
@@ -43,34 +43,36 @@ class RoundTrip:
     def lengths(self) -> np.ndarray:
         """Bytes of a byte-level tokenizer's tokens: a character of theirs is a byte."""
         vocabulary = self.backend.get_vocab(with_added_tokens=False)
-        lengths = np.zeros(max([*vocabulary.values(), *self.added], default=0) + 1, np.int64)
-        lengths[np.fromiter(vocabulary.values(), np.int64)] = np.fromiter(map(len, vocabulary), np.int64)
+        lengths = np.zeros(max([*vocabulary.values(), *self.added], default=0) + 1, np.int32)
+        lengths[np.fromiter(vocabulary.values(), np.int64)] = np.fromiter(map(len, vocabulary), np.int32)
         for id, token in self.added.items():
             lengths[id] = len(token.content.encode())
         return lengths
 
-    def lost(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[int]:
-        """Indexes of the texts that their ids do not give back."""
-        if self.bytes_of and self._joined(chain.from_iterable(ids)) == "".join(texts).encode():
+    def lost(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> list[int]:
+        """Indexes of the texts that their ids (int32) do not give back."""
+        if self.bytes_of and len(ids) > 1 and self._joined(np.concatenate(ids)) == "".join(texts).encode():
             return []
         return [i for i, (text, own) in enumerate(zip(texts, ids, strict=True)) if not self._same(text, own)]
 
-    def _joined(self, ids: chain[int] | list[int]) -> bytes:
-        return b"".join(map(self.bytes_of.__getitem__, ids))
+    def _joined(self, ids: np.ndarray) -> bytes:
+        blocks = (ids[i : i + BLOCK_IDS].tolist() for i in range(0, len(ids), BLOCK_IDS))
+        return b"".join(b"".join(map(self.bytes_of.__getitem__, block)) for block in blocks)
 
-    def _same(self, text: str, ids: list[int]) -> bool:
-        if self.bytes_of and text.encode() in (self._joined(ids), self._without_blanks_in_front(ids)):
-            return True
-        decoded = str(self.backend.decode(ids, skip_special_tokens=False))
+    def _same(self, text: str, ids: np.ndarray) -> bool:
+        if self.bytes_of:
+            wanted = text.encode()
+            if wanted in (self._joined(ids), self._without_blanks_in_front(ids)):
+                return True
+        decoded = str(self.backend.decode(ids.tolist(), skip_special_tokens=False))
         return decoded in (text, text.removeprefix(" ")) or unicodedata.normalize("NFC", text) == decoded
 
-    def _without_blanks_in_front(self, ids: list[int]) -> bytes:
+    def _without_blanks_in_front(self, ids: np.ndarray) -> bytes:
         """Sentencepiece puts a blank in front of a text, and of what follows a special token."""
-        parts, starts = [], True
-        for id in ids:
-            part = self.bytes_of[id]
-            parts.append(part.removeprefix(b" ") if starts and id not in self.added else part)
-            starts = id in self.added
+        parts, at = [], 0
+        for end in (*np.flatnonzero(np.isin(ids, list(self.added))).tolist(), len(ids)):
+            parts += [self._joined(ids[at:end]).removeprefix(b" "), self._joined(ids[end : end + 1])]
+            at = end + 1
         return b"".join(parts)
 
 

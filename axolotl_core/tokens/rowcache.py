@@ -159,7 +159,7 @@ class RowCache:
         """A full disk is no error here: the rows are encoded again next time, and `lost` says so."""
         if not self._waiting:
             return
-        batch = pa.concat_batches(self._waiting)
+        batch = pa.concat_batches(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
         self._waiting, self._tokens = [], 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ def write_file(folder: Path, batch: pa.RecordBatch) -> Path:
     try:
         with os.fdopen(handle, "wb") as sink:
             with pa.ipc.new_file(sink, SCHEMA) as writer:
-                writer.write_batch(batch.take(pa.array(order)))
+                writer.write_batch(batch if np.array_equal(order, np.arange(batch.num_rows)) else batch.take(pa.array(order)))
             sink.flush()
             flush(new)
             return new.rename(folder / f"{digest_file(new)}.arrow")

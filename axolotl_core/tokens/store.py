@@ -38,6 +38,8 @@ from axolotl_core.tokens.tokenizer import read_tokenizer
 
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
 THREADS = 3
+MOST_CHARACTERS = 1 << 26
+"""Of the blocks that are on their way at once."""
 MALFORMED = "malformed"
 
 
@@ -79,6 +81,7 @@ class Encoder:
     ) -> Iterator[tuple[RawBlock, Encoded, int]]:
         """Only a few blocks are on their way, which bounds memory."""
         waiting: deque[_Block] = deque()
+        size = 0
         for batch in batches(self.raw):
             rows = read_raw(batch, self.sources)
             digests = digests_of(rows.texts)
@@ -86,8 +89,11 @@ class Encoder:
             new = np.flatnonzero(file == MISSING)
             texts = [rows.texts[i] for i in new.tolist()]
             waiting.append(_Block(rows, digests, file, row, new, pool.submit(encode, texts) if texts else None))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().finish(cache)
+            size += waiting[-1].size
+            while len(waiting) > 2 * workers or (size > MOST_CHARACTERS and waiting):
+                block = waiting.popleft()
+                size -= block.size
+                yield block.finish(cache)
         while waiting:
             yield waiting.popleft().finish(cache)
 
@@ -101,6 +107,11 @@ class _Block:
     new: np.ndarray
     """Indexes of the rows that are being encoded."""
     encoded: "Future[Encoded] | None"
+
+    @property
+    def size(self) -> int:
+        """Characters of its rows."""
+        return sum(map(len, self.rows.texts))
 
     def finish(self, cache: RowCache) -> tuple[RawBlock, Encoded, int]:
         made = self.encoded.result() if self.encoded else None

@@ -13,6 +13,7 @@ from axolotl_core.artifacts.key import digest_file
 from axolotl_core.errors import ModelError, foreign
 from axolotl_core.prompts.example import Vocabulary
 from axolotl_core.tokens.guard import Twin, any_of
+from axolotl_core.tokens.pieces import Pieces
 from axolotl_core.tokens.roundtrip import RoundTrip
 
 ADDED = "user_tokens.json"
@@ -69,6 +70,11 @@ class Tokenizer:
         return Twin(self.backend, self.control)
 
     @property
+    def pieces(self) -> Pieces:
+        """Cuts long texts where that changes no id."""
+        return _pieces(self.backend)
+
+    @property
     def round_trip(self) -> RoundTrip:
         """Tells whether ids give their text back."""
         return _round_trip(self.backend)
@@ -115,6 +121,11 @@ def _read(folder: Path) -> Tokenizer:
     bos = _bos(backend)
     backend.post_processor = None  # BOS is put in front here, and byte-level post-processors cut blanks off the offsets
     return Tokenizer(folder, backend, bos, eos, eos if pad is None else pad, special, frozenset(added))
+
+
+@lru_cache(2)
+def _pieces(backend: tokenizers.Tokenizer) -> Pieces:
+    return Pieces(backend)
 
 
 @lru_cache(2)

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from axolotl_core.artifacts.table import batches
 from axolotl_core.errors import DataError, ParamsError
 from axolotl_core.params.datasets import Dataset
+from axolotl_core.sources import raw
 from axolotl_core.sources.files import files_of, fits
 from axolotl_core.sources.place import resolve
 from axolotl_core.sources.raw import SourceRow, read_raw, write_raw
@@ -233,3 +235,20 @@ def test_an_option_that_would_do_nothing_is_told(tmp_path: Path, place: str, opt
     with pytest.raises(ParamsError) as caught:
         fits(resolve(place, tmp_path), "faq", Dataset(path=place, **options))
     assert str(caught.value) == told
+
+
+def test_blocks_are_cut_by_bytes_too_and_the_rows_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [SourceRow("a", i, {"text": "x" * n}) for i, n in enumerate([10, 5000, 10, 10, 3000, 3000, 10], 1)]
+    write_raw(tmp_path / "whole", iter(rows), "a")
+    monkeypatch.setattr(raw, "BLOCK_BYTES", 4000)
+    assert write_raw(tmp_path / "cut", iter(rows), "a")["rows"] == 7
+    whole, cut = (list(batches(tmp_path / name)) for name in ("whole", "cut"))
+    assert [batch.num_rows for batch in whole] == [7]
+    assert [batch.num_rows for batch in cut] == [1, 1, 3, 2]
+    assert pa.Table.from_batches(cut).to_pylist() == pa.Table.from_batches(whole).to_pylist()
+
+
+def test_a_row_that_no_table_holds_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(raw, "MOST_BYTES", 1000)
+    with pytest.raises(DataError, match=r"a:1: the row has 2,011 bytes, a table holds 1,000 at most; split it"):
+        write_raw(tmp_path, iter([SourceRow("a", 1, {"text": "x" * 2000})]), "a")
