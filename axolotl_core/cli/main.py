@@ -27,6 +27,8 @@ COMMANDS = {
     "merge-lora": "The same as merge.",
     "plan": "Show every stage, what it reads, and whether it would run and why.",
     "preprocess": "Prepare the data, and nothing that needs a GPU.",
+    "pull": "Bring results of the team here, and see that they are whole.",
+    "push": "Send results to the team's remote, and see that they are there.",
     "report": "Show what training changed: losses and replies.",
     "run": "Make a params file the active one and bring everything up to date.",
     "stage": "Bring one stage up to date, and all it reads, without DVC.",

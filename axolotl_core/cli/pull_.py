@@ -1,0 +1,97 @@
+"""axolotl pull"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from axolotl_core.artifacts import manifest, record
+from axolotl_core.cli.project import open_project, params_options
+from axolotl_core.cli.remote import objects_of, open_remote, outs_of
+from axolotl_core.errors import ArtifactError
+from axolotl_core.params.whole import Params
+from axolotl_core.terminal import say
+from stages.graph import ARTIFACTS, Step, chosen, makers, steps
+from stages.job import Project
+
+
+@click.command("pull")
+@params_options
+@click.argument("name", required=False)
+@click.option("--remote", "-r", metavar="REMOTE", help="Which remote; unset: the default one.")
+def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: str | None) -> None:
+    """Bring results of the team here, and see that they are whole.
+
+    With the NAME of a stage: what that stage reads, and nothing else. What is damaged is thrown away and brought once more. The
+    status is 0 when all of it is here and whole.
+
+    \b
+    axolotl pull              all that dvc.lock names
+    axolotl pull train        tokens, packed rows, tokenizer: for a GPU box that needs no raw data
+    """
+    project, whole = open_project(params, overrides)
+    outs = outs_of(project.root)
+    every = steps(whole.datasets)
+    wanted = _read_by(whole, name) if name else every
+    paths = sorted(path for step in wanted for path in _files(step) if path in outs)
+    if not paths:
+        raise ArtifactError(f"dvc.lock names nothing that {name or 'a stage'} reads; `git pull` brings the lock of who made it")
+    _pull(project.root, paths, remote)
+    if damaged := _damaged(project, wanted, outs):
+        _, cache = open_remote(project.root, remote)
+        for path in damaged:
+            for oid in objects_of({path: outs[path]}, cache).paths:
+                Path(cache.oid_to_path(oid)).unlink(missing_ok=True)
+            _remove(project.root / path)
+        _pull(project.root, sorted(damaged), remote)
+        if damaged := _damaged(project, wanted, outs):
+            path, told = next(iter(damaged.items()))
+            raise ArtifactError(f"{path}: the remote's copy is damaged too ({told}); `axolotl push` where it was made")
+    say(f"{len(paths):,} outs are here and whole")
+
+
+def _read_by(params: Params, name: str) -> list[Step]:
+    every = steps(params.datasets)
+    return list(dict.fromkeys(maker for step in chosen(name, params.datasets) for maker in makers(step, every)))
+
+
+def _files(step: Step) -> list[str]:
+    return [f"{ARTIFACTS}/{path}" for path in (step.output, step.key_file, *step.also)]
+
+
+def _pull(root: Path, paths: list[str], remote: str | None) -> None:
+    named = ["--remote", remote] if remote else []
+    done = subprocess.run([sys.executable, "-P", "-m", "dvc", "pull", "--force", *named, *paths], cwd=root, check=False)
+    if done.returncode:
+        raise ArtifactError("dvc pull did not bring all of it, as said above; `axolotl push` where it was made sends what is missing")
+
+
+def _damaged(project: Project, wanted: list[Step], outs: dict[str, str]) -> dict[str, str]:
+    """Out → what is wrong with it."""
+    found = {}
+    for step in wanted:
+        output, key, *also = _files(step)
+        if output not in outs:
+            continue
+        try:
+            made = record.read(project.root / key)
+        except ArtifactError as error:
+            found[key] = str(error)
+            continue
+        try:
+            right = made["output"] == manifest.digest_of(manifest.verify(project.root / output, project.stats.digest))
+        except ArtifactError as error:
+            found[output] = str(error)
+            continue
+        found |= {} if right else {output: "it is not the one that its record is of"}
+        for path in also:
+            file = project.root / path
+            if not file.is_file() or project.stats.digest(file) != made["also"].get(path.removeprefix(f"{ARTIFACTS}/")):
+                found[path] = "it is not what its stage wrote"
+    return found
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

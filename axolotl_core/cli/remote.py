@@ -1,0 +1,109 @@
+"""The objects that dvc.lock names, and which of them a DVC remote really holds.
+
+DVC remembers what a remote holds: where it once saw a folder's list there, it takes the folder's files for granted. A push that
+was killed can leave the list without the files, and the next one ends with status 0. So here the remote itself is asked, object
+by object.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from axolotl_core.errors import ArtifactError, MachineError, ParamsError
+
+LOCK = "dvc.lock"
+AT_ONCE = 16
+"""Questions to a remote at once."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects by their md5, each with the out that it belongs to. unknown: folders whose list is not on this machine."""
+
+    paths: Mapping[str, str]
+    unknown: Mapping[str, str]
+
+
+def outs_of(root: Path) -> dict[str, str]:
+    """Out → md5 (with `.dir` for a folder), as dvc.lock has them. Raises ParamsError where there is no lock, or a damaged one."""
+    try:
+        lock = YAML(typ="safe", pure=True).load((root / LOCK).read_text(encoding="utf-8"))
+        stages = lock["stages"].values()
+        return {str(out["path"]): str(out["md5"]) for stage in stages for out in stage.get("outs", ())}
+    except FileNotFoundError:
+        raise ParamsError(f"{LOCK}: no such file; `dvc repro` writes it, and git carries it") from None
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ParamsError(f"{LOCK}: is damaged ({type(error).__name__}); `git checkout {LOCK}` brings it back") from None
+
+
+def objects_of(outs: Mapping[str, str], cache: Any) -> Objects:
+    """cache: DVC's object database on this machine, which has the lists of folders."""
+    paths, unknown = {}, {}
+    for path, oid in outs.items():
+        paths[oid] = path
+        if oid.endswith(".dir"):
+            try:
+                entries = json.loads(Path(cache.oid_to_path(oid)).read_text(encoding="utf-8"))
+                paths |= {str(entry["md5"]): f"{path}/{entry['relpath']}" for entry in entries}
+            except (OSError, ValueError, KeyError, TypeError):
+                unknown[oid] = path
+    return Objects(paths, unknown)
+
+
+def lacking(remote: Any, cache: Any, oids: Iterable[str]) -> list[str]:
+    """Which objects a remote has not, or not as long as they are here."""
+
+    def is_there(oid: str) -> bool:
+        here = Path(cache.oid_to_path(oid))
+        try:
+            size = remote.fs.info(remote.oid_to_path(oid))["size"]
+        except FileNotFoundError:
+            return False
+        return not here.is_file() or size == here.stat().st_size
+
+    ordered = list(oids)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        there = list(pool.map(is_there, ordered))
+    return [oid for oid, found in zip(ordered, there, strict=True) if not found]
+
+
+def send(remote: Any, cache: Any, oids: Iterable[str]) -> None:
+    """Upload objects of the cache, whatever DVC remembers of the remote."""
+    for oid in oids:
+        if os.path.isfile(path := cache.oid_to_path(oid)):
+            if remote.fs.exists(target := remote.oid_to_path(oid)):
+                remote.fs.remove(target)  # it is shorter than it should be
+            remote.add(path, cache.fs, oid, check_exists=False)
+
+
+def open_remote(root: Path, name: str | None) -> tuple[Any, Any]:
+    """DVC's remote and cache of a project. Raises ParamsError where it has none, MachineError where DVC cannot open it."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(root))
+        return repo.cloud.get_remote_odb(name), repo.cache.local
+    except DvcException as error:
+        told = " ".join(str(error).split())
+        if "no remote" in told or "not found" in told or "doesn't exist" in told:
+            raise ParamsError(f"no such remote: {told}; `dvc remote add --default store s3://…` makes one") from None
+        raise MachineError(f"DVC cannot open the remote: {told}") from None
+
+
+def names_of(oids: Iterable[str], objects: Objects) -> str:
+    """`artifacts/raw/faq, artifacts/base and 3 more`."""
+    paths = sorted({objects.paths[oid] for oid in oids})
+    more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more
+
+
+def unreachable(error: Exception) -> ArtifactError:
+    return ArtifactError(f"the remote cannot be asked ({' '.join(str(error).split())[:200]}); nothing is known of what it holds, try again")
