@@ -213,19 +213,19 @@ def upstream(targets: Sequence[Step], datasets: Iterable[str]) -> list[Step]:
 
 
 def makers(step: Step, every: Iterable[Step]) -> list[Step]:
-    """The steps, of all those of a project, whose artifacts a step reads."""
+    """The steps, of all those of a project, whose artifacts a step reads, in their order."""
     made = _made_by(tuple(dict.fromkeys(other.dataset for other in every if other.dataset)))
-    reads = map(step.path, step.stage.inputs)
-    return list(dict.fromkeys(maker for path in reads for maker in made.get(path, ()) if maker != step))
+    found = {number: maker for path in map(step.path, step.stage.inputs) for number, maker in made.get(path, ()) if maker != step}
+    return [found[number] for number in sorted(found)]
 
 
 @lru_cache(4)
-def _made_by(datasets: tuple[str, ...]) -> dict[str, list[Step]]:
-    """Path → the steps that make it, or files below it."""
-    found: dict[str, list[Step]] = {}
-    for step in steps(datasets):
+def _made_by(datasets: tuple[str, ...]) -> dict[str, list[tuple[int, Step]]]:
+    """Path → the steps that make it, or files below it, with their numbers."""
+    found: dict[str, list[tuple[int, Step]]] = {}
+    for number, step in enumerate(steps(datasets)):
         for file in (step.output, step.key_file, *step.also):
             parts = file.split("/")
             for i in range(1, len(parts) + 1):
-                found.setdefault("/".join(parts[:i]), []).append(step)
+                found.setdefault("/".join(parts[:i]), []).append((number, step))
     return found

@@ -29,12 +29,17 @@ MOST_BYTES = 10 * 10**9
 
 @dataclass(frozen=True)
 class Result:
-    """A result of the store. used_s: when it was made or asked for last, seconds since 1970."""
+    """A result of the store. bytes: of its files that are nowhere else; used_s: when it was made or asked for last, since 1970."""
 
     folder: Path
     record: Mapping[str, Any]
     bytes: int
     used_s: float
+
+    @property
+    def stage(self) -> str:
+        """Which stage made it, whatever the data set."""
+        return str(self.record["stage"]).partition("@")[0]
 
     @property
     def artifact(self) -> Path:
@@ -105,5 +110,5 @@ def _results(store: Path) -> Iterator[Result]:
 
 def _read(folder: Path) -> Result:
     made = record.read(folder / RECORD)
-    size = sum(entry["bytes"] for entry in manifest.read(folder / "artifact")["files"])
-    return Result(folder, made, size, folder.stat().st_mtime)
+    files = (os.stat(file) for file in folder.rglob("*") if file.is_file())
+    return Result(folder, made, sum(file.st_size for file in files if file.st_nlink == 1), folder.stat().st_mtime)

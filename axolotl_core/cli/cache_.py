@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from axolotl_core.artifacts.checkpoints import finished_runs
+from axolotl_core.artifacts.checkpoints import Run, finished_runs
+from axolotl_core.artifacts.store import Result, results
 from axolotl_core.errors import ParamsError
 from axolotl_core.terminal import say
-from axolotl_core.tokens.contexts import contexts, remove, trim
+from axolotl_core.tokens.contexts import Context, contexts, remove, trim
 
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 DAY_S = 86_400
@@ -22,33 +23,43 @@ DAY_S = 86_400
 @click.option("--older", type=int, metavar="DAYS", help="Remove what was not used for so many days.")
 @click.option("--clear", is_flag=True, help="Remove all of it.")
 def command(size: str | None, older: int | None, clear: bool) -> None:
-    """Show the row cache and the finished runs in .axolotl, or trim them.
+    """Show the caches and the finished runs in .axolotl, or trim them.
 
-    Rows that were tokenised before, and the last checkpoint of each finished training. Losing them costs time only. A run
-    that was interrupted is never touched. In a DVC project it also says what `dvc gc` would free.
+    Rows that were tokenised before, finished results of every stage, and the last checkpoint of each finished training. Losing
+    them costs time only. A run that was interrupted is never touched. Of a result only what artifacts/ has not too is counted.
+    In a DVC project it also says what `dvc gc` would free.
 
     \b
     axolotl cache
     axolotl cache --trim 10G
     """
     folder = Path.cwd() / ".axolotl"
-    rows, runs = contexts(folder / "rows"), finished_runs(folder / "runs")
+    rows, made, runs = _kept(folder)
     if clear or older is not None or size is not None:
-        gone = remove([kept for kept in (*rows, *runs) if clear or (older is not None and time.time() - kept.used_s > older * DAY_S)])
-        left = [*contexts(folder / "rows"), *finished_runs(folder / "runs")]
-        gone += trim(left, _bytes(size)) if size is not None else 0
+        every = (*rows, *made, *runs)
+        gone = remove([kept for kept in every if clear or (older is not None and time.time() - kept.used_s > older * DAY_S)])
+        gone += trim([kept for kind in _kept(folder) for kept in kind], _bytes(size)) if size is not None else 0
         say(f"removed {_shown(gone)}")
-        rows, runs = contexts(folder / "rows"), finished_runs(folder / "runs")
+        rows, made, runs = _kept(folder)
     for context in rows:
         say(f"{context.dataset:<16} {context.type:<28} {context.rows:>12,} rows  {_shown(context.bytes):>9}  {_used(context.used_s)}")
+    for stage in dict.fromkeys(result.stage for result in made):
+        of = [result for result in made if result.stage == stage]
+        size_of = _shown(sum(result.bytes for result in of))
+        say(f"{'results':<16} {stage:<28} {len(of):>14,} kept  {size_of:>9}  {_used(of[0].used_s)}")
     for run in runs:
         say(f"{'run':<16} {run.folder.name[:12]:<28} {run.step:>11,} steps  {_shown(run.bytes):>9}  {_used(run.used_s)}")
-    say(f"{_shown(sum(kept.bytes for kept in (*rows, *runs)))} in {folder}")
+    say(f"{_shown(sum(kept.bytes for kept in (*rows, *made, *runs)))} in {folder}")
     if (Path.cwd() / ".dvc").is_dir():
         objects = unused_by_dvc(Path.cwd())
         size = sum(file.stat().st_size for file in objects if file.is_file())
         say(f"`dvc gc --workspace` would free {_shown(size)} of DVC's cache: {len(objects)} objects that artifacts/ has not now")
-        say("  (results of earlier params among them; `dvc push` first if they are to be kept)")
+        say("  (results of earlier params among them; `axolotl push` first if they are to be kept)")
+
+
+def _kept(folder: Path) -> tuple[list[Context], list[Result], list[Run]]:
+    """Contexts of the row cache, results, finished runs: each kind with those used last first."""
+    return contexts(folder / "rows"), results(folder / "store"), finished_runs(folder / "runs")
 
 
 def unused_by_dvc(root: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from axolotl_core.errors import AxolotlError, MachineError
 from axolotl_core.terminal import warn
 
 COMMANDS = {
-    "cache": "Show the row cache and the finished runs in .axolotl, or trim them.",
+    "cache": "Show the caches and the finished runs in .axolotl, or trim them.",
     "check": "Read params.yaml and say everything that is wrong with it.",
     "evaluate": "Measure the model before and after training.",
     "export": "The merged model with its tokenizer and a card.",
