@@ -7,6 +7,7 @@ every token. Steps of the two alternate, so that what else the machine does meet
 """
 
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from axolotl_core.adapters import lora
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.models.load import load_model
-from axolotl_core.models.pin import weights_folder
+from axolotl_core.models.pin import open_pinned
 from axolotl_core.params.load import load
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from axolotl_core.training.batches import Batch, open_rows
@@ -53,7 +54,8 @@ def main() -> None:
     params = load(ROOT / "params.yaml")
     facts, tokenizer = manifest.read(ARTIFACTS / "packed"), read_tokenizer(ARTIFACTS / "tokenizer")
     rows = open_rows(ARTIFACTS / "packed", "train", ARTIFACTS / "tokens", facts, tokenizer.pad_id)
-    weights = weights_folder(ARTIFACTS / "base", ROOT, StatCache(ROOT / ".axolotl" / "stat.json"))
+    home = Path(tempfile.mkdtemp())
+    weights = open_pinned(ARTIFACTS / "base", ROOT, StatCache(home / "stat.json"), home / "base").folder
     precision = Precision("fp32", torch.float32, torch.float32)
     sides = {}
     for name in ("bare", "ours"):

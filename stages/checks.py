@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from axolotl_core.errors import AxolotlError, DataError, ModelError, ParamsError
+from axolotl_core.artifacts import manifest
+from axolotl_core.errors import ArtifactError, AxolotlError, DataError, ModelError, ParamsError
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.params.whole import Params
 from axolotl_core.prompts.columns import shaped
@@ -135,11 +136,20 @@ def base_folder(project: Project, params: Params) -> Path | None:
         return None
     if place.kind == "folder":
         return place.local if (place.local / "config.json").is_file() else None
-    fetched = project.artifacts / "base"
-    with suppress(OSError, ValueError):
-        if json.loads((fetched / "pin.json").read_text(encoding="utf-8"))["place"] == params.model.base_model:
-            return fetched
+    fetched = fetched_base(project)
+    if fetched and json.loads((fetched / "pin.json").read_text(encoding="utf-8"))["place"] == params.model.base_model:
+        return fetched
     return None
+
+
+def fetched_base(project: Project) -> Path | None:
+    """artifacts/base where it is there and whole."""
+    base = project.artifacts / "base"
+    try:
+        facts = manifest.verify(base, project.stats.digest)
+    except ArtifactError:
+        return None
+    return base if {"config.json", "pin.json"} <= {entry["file"] for entry in facts["files"]} else None
 
 
 def disk(project: Project, params: Params) -> Iterator[str]:

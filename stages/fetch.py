@@ -12,7 +12,7 @@ from axolotl_core.params.datasets import Dataset
 from axolotl_core.progress import progress
 from axolotl_core.sources.files import Files, files_of, fits, place_of, reader
 from axolotl_core.sources.outside import name_in_key
-from axolotl_core.sources.place import Place, resolve
+from axolotl_core.sources.place import Place, name_of, resolve
 from axolotl_core.sources.raw import REJECTED, SourceRow, write_raw
 from axolotl_core.sources.readers import Bad, Tell, read_file
 from axolotl_core.sources.splits import sliced
@@ -125,7 +125,7 @@ def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, steady
         return
     kind = data.ds_type or reader(data)
     for path in files.paths:
-        below = os.path.relpath(path, place.local)
+        below = name_of(os.path.relpath(path, place.local))
         shown = data.path if place.kind == "file" else below if reader(data) else f"{data.path}/{below}"
         for line, row in read_file(path, shown, kind, tell, data.text_split, steady.open):
             yield SourceRow(shown, line, row.value, row.told) if isinstance(row, Bad) else SourceRow(shown, line, row)

@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import sys
+import uuid
 from pathlib import Path
 
-from axolotl_core.artifacts.scratch import write_atomically
+from axolotl_core.artifacts.scratch import building
 from axolotl_core.errors import Interrupted, MachineError, TrainError
 from axolotl_core.params.whole import Params
 from stages.job import Project
@@ -32,24 +33,25 @@ def launch(project: Project, params: Params, count: int, *, force: bool, branch:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    file = project.scratch / "tmp" / f"params.yaml.{os.getpid()}"
     sections = params.model_dump(mode="json", exclude_defaults=True)
-    write_atomically(file, json.dumps(sections, ensure_ascii=False).encode())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    arguments = ["-P", "-m", "stages.train", "--params", str(file)]
-    arguments += ["--force"] * force + ["--branch-from", str(branch)] * (branch is not None)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=count,
-        run_id=str(os.getpid()),
+        run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         shutdown_timeout=GRACE_S,
     )
     try:
-        elastic_launch(config, sys.executable)(*arguments)
+        with building(project.scratch / "launch") as folder:
+            file = folder / "params.yaml"
+            file.write_text(json.dumps(sections, ensure_ascii=False), encoding="utf-8")
+            arguments = ["-P", "-m", "stages.train", "--params", str(file)]
+            arguments += ["--force"] * force + ["--branch-from", str(branch)] * (branch is not None)
+            elastic_launch(config, sys.executable)(*arguments)
     except SignalException as error:
         raise Interrupted(
             f"training was asked to end ({signal.Signals(error.sigval).name}); the same command goes on from its newest checkpoint"
@@ -66,5 +68,3 @@ def launch(project: Project, params: Params, count: int, *, force: bool, branch:
         ended = TrainError(f"rank {rank} of {count} processes ended with status {failure.exitcode}, as said above")
         ended.exit_status = failure.exitcode
         raise ended from None
-    finally:
-        file.unlink(missing_ok=True)

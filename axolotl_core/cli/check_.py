@@ -81,10 +81,10 @@ def places(project: Project, params: Params, file: Path) -> list[str]:
 
 def packing(project: Project, params: Params, file: Path) -> list[str]:
     """Packing with a family that cannot be packed, as far as the base model is known already."""
-    config = project.artifacts / "base" / "config.json"
-    if not params.packing.sample_packing or not config.is_file():
+    base = checks.fetched_base(project)
+    if not params.packing.sample_packing or base is None:
         return []
-    packs = packs_of(SimpleNamespace(**json.loads(config.read_text(encoding="utf-8"))))
+    packs = packs_of(SimpleNamespace(**json.loads((base / "config.json").read_text(encoding="utf-8-sig"))))
     return [] if packs.how else [f"{file}: packing.sample_packing: {packs.reason}; set it to false"]
 
 

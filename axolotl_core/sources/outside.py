@@ -14,7 +14,7 @@ from axolotl_core.params.paths import path_in
 from axolotl_core.params.whole import Params
 from axolotl_core.prompts.resolve import copied_as, files_read
 from axolotl_core.sources.files import files_of, place_of
-from axolotl_core.sources.place import Place, resolve
+from axolotl_core.sources.place import Place, name_of, resolve
 from axolotl_core.sources.steady import copy
 
 Outside = Mapping[str, Path | str]
@@ -42,7 +42,7 @@ def dataset(params: Params, name: str, root: Path) -> Outside:
 
 def name_in_key(i: int, path: Path, place: Place) -> str:
     """Of file number i of a data set: `file:0:a/b.jsonl`."""
-    return f"file:{i}:{path.name if place.kind == 'file' else os.path.relpath(path, place.local)}"
+    return f"file:{i}:{name_of(path.name if place.kind == 'file' else os.path.relpath(path, place.local))}"
 
 
 def tokenizer(params: Params, name: None, root: Path) -> Outside:

@@ -67,6 +67,11 @@ def resolve(text: str, root: Path) -> Place:
     raise DataError(f"{text}: no such file or folder (looked for {path})")
 
 
+def name_of(path: str) -> str:
+    """The name of a file as text, even where its bytes are none: `b\\xff.jsonl`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def name_to_open(text: str, converted: str) -> str:
     """What transformers and peft open a base model by: its name, or the folder where a file of another format was converted to."""
     return (

@@ -196,6 +196,19 @@ def test_a_format_of_the_users_own_runs_again_when_it_is_edited(project: Path):
         ('" = ")', '" = ", glue=True)', DataError, r"my_sums.py: load_sums glued the first segment, and there is none before it"),
         ("        return Example", "        assert not row\n        return Example", DataError, r"my_sums.py:6: AssertionError"),
         ("def read(row):", "def read(row:", ParamsError, r"my_sums.py:5: cannot be imported: SyntaxError"),
+        (
+            "        return Example",
+            "        raise type('Oops', (Exception,), {})('no')\n        return Example",
+            DataError,
+            r"my_sums.py:6: Oops: no",
+        ),
+        ("        return Example", "        exit(3)\n        return Example", DataError, r"sums.jsonl:1: my_sums.py:6: SystemExit: 3"),
+        (
+            "        return Example",
+            "        def half(n):\n            return n / 0\n        half(1)\n        return Example",
+            DataError,
+            r"sums.jsonl:1: my_sums.py:7: ZeroDivisionError: division by zero \(called from line 8 in read\)",
+        ),
     ],
 )
 def test_a_mistake_in_it_is_told_with_its_line(project: Path, old: str, new: str, error: type, told: str):
