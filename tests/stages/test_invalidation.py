@@ -97,10 +97,10 @@ def test_axolotl_stage_and_dvc_agree_on_what_is_up_to_date(project: Path, axolot
     assert repro() == {"evaluate"}
     assert repro() == set()
     assert "DVC has not recorded" not in axolotl("stage", "export", cwd=project).stdout
-    told = axolotl("stage", "train", "--set", "adapter.lora_r=2", cwd=project).stdout
+    told = axolotl("stage", "pack", "--set", "packing.sequence_len=64", cwd=project).stdout
     assert "DVC has not recorded this, which is not what params.yaml asks for; `axolotl run` with the same params makes it so" in told
     (project / ".dvc" / "config").unlink()
-    assert "DVC" not in axolotl("stage", "train", cwd=project).stdout
+    assert "DVC" not in axolotl("stage", "pack", cwd=project).stdout
 
 
 def test_dvc_refuses_data_that_it_would_not_see_change(project: Path, axolotl):

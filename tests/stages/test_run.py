@@ -182,7 +182,7 @@ LONG = words(
     "training.num_epochs=24", "training.warmup_steps=5", "training.batch_size=4", "tracking.save_steps=2", "tracking.save_total_limit=2"
 )
 """Dropout, accumulation, packing and warmup are on; a checkpoint every other step, so that many a kill falls into one."""
-KILLS = 20
+KILLS = 12
 
 
 def started(project: Path, *options: str) -> subprocess.Popen:
@@ -220,7 +220,7 @@ def test_kill_9_at_random_moments_and_resume_gives_the_same_adapter_bytes_and_lo
         kills += 1
         interrupted_writes += any(other.glob(".axolotl/runs/*/.step-*"))
     assert kills == KILLS, f"the run was over after {kills} kills, make it longer"
-    assert interrupted_writes >= 3, "hardly a kill fell into the writing of a checkpoint"
+    assert interrupted_writes >= 2, "hardly a kill fell into the writing of a checkpoint"
     assert not (other / "artifacts" / "adapter").exists()
     done = axolotl("stage", "train", *LONG, cwd=other)
     assert "resumed from the checkpoint of step" in done.stdout

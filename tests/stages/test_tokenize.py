@@ -66,10 +66,10 @@ def test_an_edit_costs_the_rows_that_it_touched(project: Path, capsys: pytest.Ca
 
 
 def test_a_row_cache_that_cannot_be_written_is_told(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    def full(self, batch):
+    def full(folder, batch):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rowcache._NewFile, "write", full)
+    monkeypatch.setattr(rowcache, "write_file", full)
     stage("tokenize@sums")
     assert "24 rows encoded, 0 reused; the row cache could not be written: [Errno 28] No space left on device" in capsys.readouterr().out
 

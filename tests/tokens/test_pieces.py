@@ -135,7 +135,7 @@ def in_pieces(cutter: Pieces, texts: list[str]) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_pieces_have_the_ids_of_the_whole(kind: str, texts: list[str]):
     backend = built(kind)
@@ -154,7 +154,7 @@ def test_a_tokenizer_with_tokens_of_several_words_is_not_cut():
     assert [len(chunk) for chunk in Pieces(backend).chunks(["a b " * 100])] == [1]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6), glue=st.lists(st.booleans(), min_size=6, max_size=6))
 def test_the_tokens_of_segments_are_those_of_whole_texts(tokenizer_folder: Path, smollm2: Path, texts: list[str], glue: list[bool]):
     glued = np.array([False, *glue[1 : len(texts)]])

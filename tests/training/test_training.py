@@ -518,7 +518,7 @@ def test_a_device_that_is_not_there_is_told():
 def test_two_processes_cannot_train_the_same_run(tmp_path: Path):
     with (
         checkpoint.locked(tmp_path),
-        pytest.raises(TrainError, match=r"process \d+ is training this very run; wait for it"),
+        pytest.raises(TrainError, match=r"process \d+ on \S+ is training this very run; wait for it"),
         checkpoint.locked(tmp_path),
     ):
         pass
