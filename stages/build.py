@@ -7,10 +7,10 @@
 """
 
 import importlib
-import os
-import shutil
+import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,22 +50,21 @@ def restore(project: Project, step: Step, key: str) -> bool:
     if found is None or set(found.record["also"]) != set(step.also):
         return False
     with building(project.artifacts / step.output) as folder:
-        for name in manifest.names(found.artifact):
-            _again(found.artifact / name, folder / "artifact" / name)
         also = {path: folder / "also" / path for path in found.also}
-        for path, file in found.also.items():
-            _again(file, also[path])
+        try:
+            for name in manifest.names(found.artifact):
+                _again(found.artifact / name, folder / "artifact" / name)
+            for path, file in found.also.items():
+                _again(file, also[path])
+        except (FileNotFoundError, ArtifactError):  # trimmed by another process in the meantime
+            return False
         _publish(project, step, folder / "artifact", also, found.record)
     return True
 
 
 def _again(kept: Path, target: Path) -> None:
-    """A file of the store in another place. One that is read-only lies in DVC's cache too, where nothing may be able to change it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if os.stat(kept).st_mode & 0o200:
-        link(kept, target)
-    else:
-        shutil.copyfile(kept, target)
+    link(kept, target)
 
 
 def build(project: Project, params: Params, step: Step, key: str, branch: Path | None = None, *, force: bool = False) -> Result:
@@ -78,8 +77,8 @@ def build(project: Project, params: Params, step: Step, key: str, branch: Path |
         beside.mkdir()
         also = {path: beside / path.replace("/", "-") for path in step.also}
         result = _function(step)(_job(project, params, step, what, folder, also, branch=branch, force=force))
-        if not step.stage.inputs and inputs(project, params, step) != what["inputs"]:
-            raise DataError(f"what {step.name} reads {steady.CHANGED}")
+        if step.stage.name != "train":  # which has opened its inputs before its first step, and looks at them then
+            _unchanged(project, params, step, what, branch)
         made = {
             "stage": step.name,
             "revision": step.stage.revision,
@@ -96,11 +95,33 @@ def build(project: Project, params: Params, step: Step, key: str, branch: Path |
     return result
 
 
+def remember(project: Project, params: Params, step: Step) -> None:
+    """Digest what a step reads once, for the processes that are started for it."""
+    for path in artifacts_read(params, step):
+        manifest.verify(project.artifacts / path, project.stats.digest)
+        if path == "base":
+            pin = json.loads((project.artifacts / path / "pin.json").read_text(encoding="utf-8"))
+            place = project.root / pin["place"]
+            for entry in pin.get("files", ()) if pin["kind"] == "folder" else ():
+                with suppress(OSError):
+                    project.stats.digest(place / entry["file"])
+    project.stats.save()
+
+
+def _unchanged(project: Project, params: Params, step: Step, what: Mapping[str, Any], branch: Path | None) -> None:
+    """Raises DataError where inputs are not as the key has them: another process may have put others in their place."""
+    if inputs(project, params, step, branch) != what["inputs"]:
+        raise DataError(f"what {step.name} reads {steady.CHANGED}")
+    for path in artifacts_read(params, step):
+        if (project.artifacts / path).is_dir():
+            manifest.verify(project.artifacts / path, project.stats.digest)
+
+
 def take_part(project: Project, params: Params, step: Step, key: str, branch: Path | None, *, force: bool) -> None:
     """Run the stage's function in one of several processes that is not the one that writes."""
     what = identity(project, params, step, key, branch)
     with building(project.artifacts / step.output) as folder:
-        _function(step)(_job(project, params, step, what, folder, {}, branch=branch, force=force))
+        _function(step)(_job(project, params, step, what, folder, {}, branch=branch, force=force, writes=False))
 
 
 def _function(step: Step) -> Callable[[Job], Result]:
@@ -126,15 +147,21 @@ def _job(
     *,
     branch: Path | None,
     force: bool,
+    writes: bool = True,
 ) -> Job:
-    """The job of a step, with its inputs laid out in `folder`: verified, and nothing but what they are made of."""
+    """The job of a step, with its inputs laid out in `folder`: verified, and nothing but what they are made of.
+
+    writes: False in a process that trains along, whose inputs another one verifies.
+    """
     names = tuple(sorted(params.datasets))
-    job = Job(step, restricted(params, step), project, folder, folder / "artifact", also, what["key"], what, branch, names, force)
+    check = (lambda: _unchanged(project, params, step, what, branch)) if writes else lambda: None
+    job = Job(step, restricted(params, step), project, folder, folder / "artifact", also, what["key"], what, branch, names, force, check)
     job.out.mkdir(exist_ok=True)
     digests = what["inputs"]
     for path in artifacts_read(params, step):
         if (project.artifacts / path).is_dir():
-            manifest.verify(project.artifacts / path, project.stats.digest)
+            if writes:
+                manifest.verify(project.artifacts / path, project.stats.digest)
             manifest.view(project.artifacts / path, job.given / path)
         else:
             _as_made(project, params, step, path)

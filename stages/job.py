@@ -56,6 +56,8 @@ class Job:
     datasets: Sequence[str] = ()
     force: bool = False
     """Whether this stage was asked for even though it is up to date."""
+    check: Callable[[], None] = lambda: None
+    """Raises DataError where the inputs are not what the key is made of any more."""
 
     @property
     def given(self) -> Path:

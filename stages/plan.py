@@ -51,7 +51,7 @@ def _reason(project: Project, params: Params, step: Step, before: list[str]) -> 
 def _differences(project: Project, params: Params, step: Step, made: dict[str, Any]) -> list[str]:
     """What is not as it was when the step ran, as sentences."""
     now, was = inputs(project, params, step), made["inputs"]
-    found = [] if made["revision"] == step.stage.revision else [f"revision {record['revision']} → {step.stage.revision}"]
+    found = [] if made["revision"] == step.stage.revision else [f"revision {made['revision']} → {step.stage.revision}"]
     found += [f"{name} changed" for name in sorted({*now, *was}) if now.get(name) != was.get(name)]
     return [*found, *_of_params(made["params"], sections(params, step))]
 

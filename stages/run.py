@@ -8,7 +8,6 @@
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +23,7 @@ from axolotl_core.artifacts.scratch import sweep
 from axolotl_core.errors import ArtifactError, AxolotlError, MachineError
 from axolotl_core.params.fallbacks import settle
 from axolotl_core.params.whole import Params
-from stages.build import build, restore, take_part, up_to_date
+from stages.build import build, remember, restore, take_part, up_to_date
 from stages.graph import Step, chosen, upstream
 from stages.job import Project
 from stages.keys import key_of
@@ -44,7 +43,7 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
         built = _waves(project, params, targets, pool, only=only, force=force, branch=branch)
     if built and world.rank() == 0:
         for old in store.superseded(store.results(project.store)):
-            shutil.rmtree(old.folder, ignore_errors=True)
+            store.remove(old.folder)
     return built
 
 
@@ -73,6 +72,8 @@ def _waves(project: Project, params: Params, targets: Sequence[Step], pool: "Poo
             built += len(stale)
             continue
         if stale and stale[0][0].stage.name == "train" and (count := processes_of(params)) is not None:
+            for step, _ in stale:
+                remember(project, params, step)
             launch(project, params, count, force=force, branch=branch)
             built += 1
             continue
@@ -157,5 +158,5 @@ def say(step: Step, told: str) -> None:
 def _sweep(project: Project, targets: Iterable[Step]) -> None:
     """Remove what processes that were killed left beside artifacts."""
     paths = {project.artifacts / path for step in targets for path in (step.output, step.key_file, *step.also)}
-    for folder in {path.parent for path in paths} | {project.root, project.scratch, project.store}:
+    for folder in {path.parent for path in paths} | {project.scratch, project.store}:
         sweep(folder)

@@ -29,9 +29,11 @@ def run(job: Job) -> Result:
     counts = {name: facts["train"][name] for name in ("tokens", "trained_tokens")}
     new = manifest.read(job.input("tokenizer")).get("new_tokens", ())
     run = job.project.scratch / "runs" / job.key
+    pinned = open_pinned(job.input("base"), job.project.root, job.project.stats, job.folder / "base")
+    job.check()  # from here on the rows are read through maps of the files that were opened
     trained = train_model(
         Data(rows, held_out, facts["datasets"], packed, tokenizer=tokenizer, new_tokens=new, **counts),
-        open_pinned(job.input("base"), job.project.root, job.project.stats, job.folder / "base"),
+        pinned,
         run,
         job.out,
         Asked(

@@ -40,7 +40,7 @@ def read(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         state = "is not whole (it has no manifest.json)" if folder.is_dir() else "is missing"
         raise ArtifactError(f"{folder}: {state}; run the stage that makes it") from None
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         raise _damaged(folder) from None
     if not isinstance(manifest, dict) or type(manifest.get("version")) is not int:
         raise _damaged(folder)

@@ -33,7 +33,7 @@ def read(file: Path) -> dict[str, Any]:
             return dict(record)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{file}: is missing; `dvc pull {file}` or run its stage") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise ArtifactError(f"{file}: damaged, it is not what its stage wrote; `dvc pull {file}` or run its stage again")
 

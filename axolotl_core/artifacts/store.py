@@ -10,21 +10,23 @@ against its digests; losing it costs time only.
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from axolotl_core.artifacts import manifest, record
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.link import link
-from axolotl_core.artifacts.scratch import building
+from axolotl_core.artifacts.scratch import building, replace
 from axolotl_core.errors import ArtifactError, MachineError
 
 RECORD = "record.json"
 MOST_BYTES = 10 * 10**9
-"""What results may take that are not the last of their stage."""
+"""What results may take beside what artifacts/ has too."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Result:
 def put(store: Path, made: Mapping[str, Any], artifact: Path, also: Mapping[str, Path]) -> None:
     """Keep a result. made: its record; also: path below artifacts/ → file. Where the disk is full or closed it is not kept."""
     final = store / made["key"]
+    if (there := find(store, made["key"])) and there.record["output"] == made["output"] and there.record["also"] == made["also"]:
+        return
     with suppress(OSError, MachineError), building(final) as folder:
         new = folder / "result"
         kept = {new / "artifact" / name: artifact / name for name in manifest.names(artifact)}
@@ -61,8 +65,7 @@ def put(store: Path, made: Mapping[str, Any], artifact: Path, also: Mapping[str,
             target.parent.mkdir(parents=True, exist_ok=True)
             link(source, target)
         record.write(new / RECORD, made)
-        shutil.rmtree(final, ignore_errors=True)
-        new.rename(final)
+        replace(new, final)
 
 
 def find(store: Path, key: str) -> Result | None:
@@ -74,10 +77,12 @@ def find(store: Path, key: str) -> Result | None:
         found = _read(folder)
         right = found.record["key"] == key and found.record["output"] == manifest.digest_of(manifest.verify(found.artifact))
         right = right and all(digest_file(file) == found.record["also"][path] for path, file in found.also.items())
-    except (OSError, ArtifactError):
+    except OSError:  # another process has taken it away
+        return None
+    except ArtifactError:
         right = False
     if not right:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         return None
     with suppress(OSError):
         os.utime(folder)
@@ -90,15 +95,17 @@ def results(store: Path) -> list[Result]:
 
 
 def superseded(found: Sequence[Result], most: int = MOST_BYTES) -> list[Result]:
-    """Of `results`, which are too many: those used longest ago, beyond `most` bytes, but for the last of each stage."""
-    seen: set[str] = set()
-    gone, size = [], 0
-    for result in found:
-        if result.record["stage"] in seen:
-            size += result.bytes
-            gone += [result] if size > most else []
-        seen.add(result.record["stage"])
-    return gone
+    """Of `results`, which are too many: those used longest ago, beyond `most` bytes."""
+    sizes = accumulate(result.bytes for result in found)
+    return [result for result, size in zip(found, sizes, strict=True) if size > most and result.bytes]
+
+
+def remove(folder: Path) -> None:
+    """Take a result away at once: who looks for it finds it whole or not at all."""
+    gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    with suppress(OSError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _results(store: Path) -> Iterator[Result]:

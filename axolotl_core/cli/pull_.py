@@ -1,6 +1,5 @@
 """axolotl pull"""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,8 @@ import click
 
 from axolotl_core.artifacts import manifest, record
 from axolotl_core.cli.project import open_project, params_options
-from axolotl_core.cli.remote import objects_of, open_remote, outs_of
-from axolotl_core.errors import ArtifactError
+from axolotl_core.cli.remote import damaged, lacking, objects_of, open_remote, outs_of, unreachable
+from axolotl_core.errors import ArtifactError, foreign
 from axolotl_core.params.whole import Params
 from axolotl_core.terminal import say
 from stages.graph import ARTIFACTS, Step, chosen, makers, steps
@@ -39,15 +38,20 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
     if not paths:
         raise ArtifactError(f"dvc.lock names nothing that {name or 'a stage'} reads; `git pull` brings the lock of who made it")
     _pull(project.root, paths, remote)
-    if damaged := _damaged(project, wanted, outs):
-        _, cache = open_remote(project.root, remote)
-        for path in damaged:
-            for oid in objects_of({path: outs[path]}, cache).paths:
-                Path(cache.oid_to_path(oid)).unlink(missing_ok=True)
-            _remove(project.root / path)
-        _pull(project.root, sorted(damaged), remote)
-        if damaged := _damaged(project, wanted, outs):
-            path, told = next(iter(damaged.items()))
+    if wrong := _wrong(project, wanted, outs):
+        there, cache = open_remote(project.root, remote)
+        oids = objects_of({path: outs[path] for path in wrong if path in outs}, cache).paths
+        with foreign(unreachable):
+            bad = damaged(cache, oids)
+            gone = lacking(there, cache, bad)
+        if gone:
+            path, told = next(iter(wrong.items()))
+            raise ArtifactError(f"{path}: {told}; and the remote has not got it whole either, `axolotl push` where it was made")
+        for oid in bad:  # what is whole stays
+            Path(cache.oid_to_path(oid)).unlink()
+        _pull(project.root, [path for path in sorted(wrong) if path in outs], remote)
+        if wrong := _wrong(project, wanted, outs):
+            path, told = next(iter(wrong.items()))
             raise ArtifactError(f"{path}: the remote's copy is damaged too ({told}); `axolotl push` where it was made")
     say(f"{len(paths):,} outs are here and whole")
 
@@ -68,7 +72,7 @@ def _pull(root: Path, paths: list[str], remote: str | None) -> None:
         raise ArtifactError("dvc pull did not bring all of it, as said above; `axolotl push` where it was made sends what is missing")
 
 
-def _damaged(project: Project, wanted: list[Step], outs: dict[str, str]) -> dict[str, str]:
+def _wrong(project: Project, wanted: list[Step], outs: dict[str, str]) -> dict[str, str]:
     """Out → what is wrong with it."""
     found = {}
     for step in wanted:
@@ -91,7 +95,3 @@ def _damaged(project: Project, wanted: list[Step], outs: dict[str, str]) -> dict
             if not file.is_file() or project.stats.digest(file) != made["also"].get(path.removeprefix(f"{ARTIFACTS}/")):
                 found[path] = "it is not what its stage wrote"
     return found
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

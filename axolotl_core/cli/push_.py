@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from axolotl_core.cli.remote import lacking, names_of, objects_of, open_remote, outs_of, send, unreachable
-from axolotl_core.errors import ArtifactError, AxolotlError
+from axolotl_core.errors import ArtifactError, foreign
 from axolotl_core.terminal import say, warn
 
 
@@ -30,16 +30,12 @@ def command(remote: str | None) -> None:
     if pushed:
         warn("dvc push did not end well; what the remote lacks is looked at now")
     objects = objects_of(outs, cache)
-    try:
+    with foreign(unreachable):
         lacks = lacking(there, cache, objects.paths)
         if lacks:
             say(f"{len(lacks):,} of {len(objects.paths):,} objects were not there all the same and are sent again")
             send(there, cache, lacks)
             lacks = lacking(there, cache, lacks)
-    except AxolotlError:
-        raise
-    except Exception as error:
-        raise unreachable(error) from None
     if lacks:
         here = [oid for oid in lacks if Path(cache.oid_to_path(oid)).is_file()]
         why = "could not be sent" if here else "are not on this machine either; push them where they were made"

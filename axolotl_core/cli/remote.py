@@ -5,8 +5,10 @@ was killed can leave the list without the files, and the next one ends with stat
 by object.
 """
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 from axolotl_core.errors import ArtifactError, MachineError, ParamsError
 
 LOCK = "dvc.lock"
+OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 AT_ONCE = 16
 """Questions to a remote at once."""
 
@@ -36,11 +39,18 @@ def outs_of(root: Path) -> dict[str, str]:
     try:
         lock = YAML(typ="safe", pure=True).load((root / LOCK).read_text(encoding="utf-8"))
         stages = lock["stages"].values()
-        return {str(out["path"]): str(out["md5"]) for stage in stages for out in stage.get("outs", ())}
+        return {str(out["path"]): _checked(out["md5"]) for stage in stages for out in stage.get("outs", ())}
     except FileNotFoundError:
         raise ParamsError(f"{LOCK}: no such file; `dvc repro` writes it, and git carries it") from None
     except (YAMLError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ParamsError(f"{LOCK}: is damaged ({type(error).__name__}); `git checkout {LOCK}` brings it back") from None
+
+
+def _checked(oid: Any) -> str:
+    """The name of an object, which is part of a path. Raises ValueError for another text: it could lead anywhere."""
+    if OID.fullmatch(str(oid)) is None:
+        raise ValueError(f"got the object '{oid}', wanted an md5")
+    return str(oid)
 
 
 def objects_of(outs: Mapping[str, str], cache: Any) -> Objects:
@@ -51,7 +61,7 @@ def objects_of(outs: Mapping[str, str], cache: Any) -> Objects:
         if oid.endswith(".dir"):
             try:
                 entries = json.loads(Path(cache.oid_to_path(oid)).read_text(encoding="utf-8"))
-                paths |= {str(entry["md5"]): f"{path}/{entry['relpath']}" for entry in entries}
+                paths |= {_checked(entry["md5"]): f"{path}/{entry['relpath']}" for entry in entries}
             except (OSError, ValueError, KeyError, TypeError):
                 unknown[oid] = path
     return Objects(paths, unknown)
@@ -72,6 +82,17 @@ def lacking(remote: Any, cache: Any, oids: Iterable[str]) -> list[str]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         there = list(pool.map(is_there, ordered))
     return [oid for oid, found in zip(ordered, there, strict=True) if not found]
+
+
+def damaged(cache: Any, oids: Iterable[str]) -> list[str]:
+    """Which objects of the cache are not what their names say."""
+    found = []
+    for oid in oids:
+        file = Path(cache.oid_to_path(oid))
+        if file.is_file():
+            with file.open("rb") as opened:
+                found += [oid] if hashlib.file_digest(opened, "md5").hexdigest() != oid.removesuffix(".dir") else []
+    return found
 
 
 def send(remote: Any, cache: Any, oids: Iterable[str]) -> None:
@@ -105,5 +126,5 @@ def names_of(oids: Iterable[str], objects: Objects) -> str:
     return ", ".join(paths[:3]) + more
 
 
-def unreachable(error: Exception) -> ArtifactError:
-    return ArtifactError(f"the remote cannot be asked ({' '.join(str(error).split())[:200]}); nothing is known of what it holds, try again")
+def unreachable(told: str) -> ArtifactError:
+    return ArtifactError(f"the remote cannot be asked ({told}); nothing is known of what it holds, try again")

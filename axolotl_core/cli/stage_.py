@@ -58,7 +58,7 @@ def bring(
     revision: int | None = None,
 ) -> None:
     """Bring a stage up to date. Raises AxolotlError."""
-    project, whole = open_project(params, overrides, anew=force or verify)
+    project, whole = open_project(params, overrides, anew=(force or verify) and not world.launched())
     for step in chosen(name, whole.datasets):
         if revision is not None and revision != step.stage.revision:
             raise ParamsError(

@@ -14,13 +14,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 from ruamel.yaml.scalarstring import ScalarString
 
 from axolotl_core.errors import ParamsError
 
 Where = tuple[str | int, ...]
-MOST_DEPTH, MOST_NODES = 50, 100_000
+MOST_DEPTH, MOST_NODES = 50, 50_000
 """How deep a params file is nested at most, and how many values it has with its aliases written out."""
 LARGEST = 2**64
 UNREADABLE = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, AssertionError, NotImplementedError, RecursionError)
@@ -135,26 +135,43 @@ def scalar(text: str) -> Any:
 
 
 def _bounded(text: str, source: str) -> None:
-    """Raises ParamsError for a text that is nested deeper than any params file, before anything recurses into it."""
-    depth = 0
+    """Raises ParamsError for a text that is nested deeper than any params file, or whose aliases stand for more values than it has.
+
+    Before anything is made of it: ruamel copies what `<<` merges, again and again.
+    """
+    sizes: dict[str | None, int] = {}
+    open_: list[tuple[str | None, int]] = []
+    count = 0
     for event in YAML(typ="rt").parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MOST_DEPTH:
-            raise ParamsError(f"{source}:{event.start_mark.line + 1}: is nested over {MOST_DEPTH} levels deep; no option is")
+        place = f"{source}:{event.start_mark.line + 1}"
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, AliasEvent):
+            count += sizes.get(anchor, MOST_NODES)  # one that stands for itself is not known yet
+        elif isinstance(event, CollectionEndEvent):
+            name, before = open_.pop()
+            sizes |= {name: count - before + 1} if name else {}
+        elif isinstance(event, CollectionStartEvent | ScalarEvent):
+            count += 1
+            if isinstance(event, CollectionStartEvent):
+                open_.append((anchor, count))
+            elif anchor:
+                sizes[anchor] = 1
+        if len(open_) > MOST_DEPTH:
+            raise ParamsError(f"{place}: is nested over {MOST_DEPTH} levels deep; no option is")
+        if count > MOST_NODES:
+            raise ParamsError(
+                f"{place}: the aliases (*) up to here stand for over {MOST_NODES:,} values, or for themselves; write them out"
+            )
 
 
 class _Plain:
     """ruamel's nodes as plain values; what the document remembers of them is written down on the way."""
 
     def __init__(self, document: Document) -> None:
-        self.document, self.count = document, 0
+        self.document = document
 
     def of(self, node: Any, where: Where) -> Any:
-        """Raises ParamsError: aliases (`*x`) that stand for too much, or for themselves; a tag; a kind of value that no option has."""
-        self.count += 1
-        if self.count > MOST_NODES or len(where) > MOST_DEPTH:
-            place = self.document.place(where[:1])
-            raise ParamsError(f"{place}: the aliases (*) below stand for over {MOST_NODES:,} values, or for themselves; write them out")
+        """Raises ParamsError: a tag, or a kind of value that no option has."""
         tag = getattr(getattr(node, "tag", None), "value", None)
         if (tag is not None and not str(tag).startswith("tag:yaml.org,2002:")) or ":python/" in str(tag):
             raise ParamsError(f"{self.document.place(where)}: has the tag {tag}, which is not understood; write a plain value")

@@ -45,7 +45,13 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.globals |= {TICK: _tick, JOIN: _join}
-        self.filters = {name: _measured(function) for name, function in self.filters.items()}
+        self.globals.pop("lipsum")
+        for name, function in self.filters.items():
+            self.add_filter(name, function)
+
+    def add_filter(self, name: str, function: Callable[..., Any]) -> None:
+        """A filter whose cost is limited as that of all others."""
+        self.filters = {**self.filters, name: _measured(name, function)}
 
     def rendering(self, size: int) -> None:
         """size: characters of the row."""
@@ -73,20 +79,24 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return tree
 
     def call(__self, __context: Any, __object: Any, *args: Any, **kwargs: Any) -> Any:
+        _tick()
         text = getattr(__object, "__self__", None)
-        if isinstance(text, str):
-            _will_fit(__object.__name__, text, args)
+        if isinstance(text, str | list | tuple | dict):
+            _will_fit(__object.__name__, text, (*args, *kwargs.values()))
         return _fitting(super().call(__context, __object, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        _tick()
         if operator == "*":
-            text, times = (left, right) if not isinstance(left, int) else (right, left)
-            if isinstance(text, str | list | tuple) and isinstance(times, int):
-                _fits(len(text) * times)
-        if operator == "**" and isinstance(left, int) and isinstance(right, int) and right * left.bit_length() > 4 * MOST_DIGITS:
-            raise TooMuch("it makes a number of thousands of digits")
+            if isinstance(left, int) and isinstance(right, int):
+                _few_digits(left.bit_length() + right.bit_length())
+            for many, times in ((left, right), (right, left)):
+                if isinstance(many, str | list | tuple) and isinstance(times, int):
+                    _fits(_length(many) * max(0, times))
+        if operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _few_digits(left.bit_length() * max(0, right))
         if operator == "%" and isinstance(left, str):
-            _will_fit("format", left, ())
+            _will_fit("format", left, right if isinstance(right, tuple) else (right,))
         return _fitting(super().call_binop(context, operator, left, right))
 
 
@@ -121,34 +131,58 @@ def _fits(length: int) -> None:
         raise TooMuch(f"it makes a text of over {_spent.characters:,} characters for one row")
 
 
-def _will_fit(name: str, text: str, args: Sequence[Any]) -> None:
-    """Before a method of str, or the filter of its name, is called: whether the result will not be too long."""
-    if name == "replace" and len(args) > 1 and all(isinstance(part, str) for part in args[:2]):
-        _fits(len(text) + text.count(args[0]) * len(args[1]))
-    elif name == "join" and args and hasattr(args[0], "__len__"):
-        _fits(len(text) * len(args[0]))
-    elif name in ("format", "format_map"):
-        _fits(max((int(width) for width in re.findall(r"[0-9]+", text)), default=0))
-    else:
-        _fits(max((number for number in args if isinstance(number, int)), default=0))
+def _few_digits(bits: int) -> None:
+    if bits > 4 * MOST_DIGITS:
+        raise TooMuch(f"it makes a number of over {MOST_DIGITS:,} digits")
+
+
+def _length(value: Any) -> int:
+    """Characters that a value would be written as, roughly."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list | tuple):
+        return len(value) + sum(_length(item) for item in value if isinstance(item, str | list | tuple))
+    return 1
+
+
+def _will_fit(name: str, text: Any, args: Sequence[Any]) -> None:
+    """Before a method, or the filter of its name, is called: whether the result will not be too long.
+
+    Whatever it is, a number that it is given may be a length, a width or a count of what it makes.
+    """
+    numbers = [number for arg in args for number in (arg if isinstance(arg, tuple | list) else (arg,)) if isinstance(number, int)]
+    largest = max((abs(number) for number in numbers), default=0)
+    size = _length(text)
+    match name:
+        case "replace" if isinstance(text, str) and len(args) > 1 and all(isinstance(part, str) for part in args[:2]):
+            _fits(size + text.count(args[0]) * len(args[1]))
+        case "join":
+            parts, mark = (args[0], text) if isinstance(text, str) and args else (text, args[0] if args else "")
+            _fits(_length(parts) + _length(mark) * (len(parts) if hasattr(parts, "__len__") else 1))
+        case "format" | "format_map":
+            _fits(max((int(width) for width in re.findall(r"[0-9]+", str(text))), default=0))
+        case "expandtabs" | "indent":
+            _fits(size + (str(text).count("\t") + str(text).count("\n") + 1) * (largest + 1))
+        case "sum" if any(isinstance(arg, list | tuple | str) for arg in args):
+            raise TooMuch("it adds up lists")
+    _fits(largest)
 
 
 def _fitting(value: Any) -> Any:
-    if isinstance(value, str | list):
+    if isinstance(value, str | list | tuple | dict):
         _fits(len(value))
     return value
 
 
-def _measured(function: Callable[..., Any]) -> Callable[..., Any]:
+def _measured(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter whose result is measured, and guessed before; jinja hands some of them its context or environment first."""
-    name = function.__name__.removeprefix("do_").removeprefix("sync_do_")
 
     @wraps(function)
     def measured(*args: Any, **settings: Any) -> Any:
+        _tick()
         given = [value for value in (*args, *settings.values()) if not isinstance(value, jinja2.Environment | Context | nodes.EvalContext)]
-        text = str(given[1]) if name == "join" and len(given) > 1 else given[0] if given else ""
-        if isinstance(text, str):
-            _will_fit(name, text, given[:1] if name == "join" else given[1:])
+        if given:
+            _will_fit(name, given[0], given[1:])
         return _fitting(function(*args, **settings))
 
     return measured

@@ -84,7 +84,7 @@ class ChatTemplate:
         date: datetime.date = DATE,
     ) -> None:
         environment = LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-        environment.filters["tojson"] = _tojson
+        environment.add_filter("tojson", _tojson)
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = datetime.datetime.combine(date, datetime.time(12)).strftime
         try:

@@ -52,7 +52,12 @@ def tokenizer(params: Params, name: None, root: Path) -> Outside:
 
 def model(params: Params, name: None, root: Path) -> Outside:
     """Each file of a local base model that can be read; of a hub model its revision."""
-    return _model(resolve(params.model.base_model, root), params, (*CONFIG_FILES, *WEIGHT_FILES))
+    place = resolve(params.model.base_model, root)
+    weights = WEIGHT_FILES
+    if place.kind == "folder":  # as models/weights.py decides it
+        single, indexed = (place.local / "model.safetensors").is_file(), any(place.local.glob("*.safetensors"))
+        weights = ("model.safetensors",) if single else ("*.safetensors",) if indexed else WEIGHT_FILES
+    return _model(place, params, (*CONFIG_FILES, *weights))
 
 
 def _model(place: Place, params: Params, patterns: tuple[str, ...]) -> Outside:

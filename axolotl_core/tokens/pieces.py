@@ -2,24 +2,27 @@
 
     "… in the water. Axolotls keep | their gills all their lives …"
 
-A text is cut in front of a blank that stands between an ASCII letter, digit or mark and an ASCII letter, where two things hold:
+A text is cut in front of a single blank, or behind a newline or an ideographic mark, where two things hold:
 
-1. no token of the vocabulary has a blank behind such a character, so none can lie across the border, and BPE, Unigram and
-   WordPiece find the same tokens on either side whatever stands on the other;
+1. no token of the vocabulary has such a place inside it, so none can lie across the border, and BPE, Unigram and WordPiece find
+   the same tokens on either side whatever stands on the other;
 2. the characters around the border, encoded as one and in two, give the same ids: what comes before the model (normalizer,
    pre-tokenizer, added tokens that swallow blanks) sees no further than that.
 
 Some tokenizers put a blank in front of every text; with these the second piece begins behind the blank. A text for which no border
-is found, or a tokenizer with tokens of several words, is encoded as a whole.
+is found (one word of a megabyte), or a tokenizer with tokens of several words, is encoded as a whole.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import tokenizers
+
+from axolotl_core.tokens.roundtrip import BLANK, RoundTrip
 
 LONG, PIECE = 1 << 17, 1 << 15
 """Characters: a longer text is cut, into pieces of about so many."""
@@ -27,11 +30,23 @@ CHUNK = 1 << 19
 """Characters that are encoded at once: about 100 MB."""
 AROUND = 200
 """Characters before and behind a border that are encoded to test it."""
-MOST_TRIES = 20
-BEFORE = r"[A-Za-z0-9.,;:!?)\]]"
-BORDER = re.compile(rf"(?<={BEFORE}) (?=[A-Za-z])")
-CROSSING = re.compile(rf"{BEFORE}[Ġ▁ ]")
-"""A token with such a pair in it could lie across a border; Ġ and ▁ are how byte-level and sentencepiece vocabularies write a blank."""
+MOST_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Border:
+    """A kind of place to cut at: `place` matches with its start there, `inside` finds such a place in a token's text."""
+
+    place: re.Pattern[str]
+    inside: re.Pattern[str]
+    blank: bool = False
+
+
+BORDERS = (
+    Border(re.compile(r"(?<=\S) (?=\S)"), re.compile(r"\S "), blank=True),
+    Border(re.compile(r"(?<=\n)(?=\S)"), re.compile(r"\n\S")),
+    Border(re.compile(r"(?<=[。！？，、；])(?=\w)"), re.compile(r"[。！？，、；]\w")),
+)
 
 
 @dataclass(frozen=True)
@@ -65,21 +80,21 @@ class Pieces:
 
     def _parts(self, of: int, text: str) -> Iterator[Part]:
         start = 0
-        while len(text) - start > LONG and self.can_cut:
-            border = self._border(text, start + PIECE)
-            if border is None:
+        while len(text) - start > LONG:
+            found = self._border(text, start + PIECE)
+            if found is None:
                 break
+            border, skip = found
             yield Part(of, start, text[start:border])
-            start = border + self.skips_blank
+            start = border + skip
         yield Part(of, start, text[start:] if start else text)
 
-    def _border(self, text: str, start: int) -> int | None:
-        """The first place behind `start` that a text can be cut in front of."""
-        for tried, match in enumerate(BORDER.finditer(text, start)):
-            if tried == MOST_TRIES:
-                return None
-            if self._holds(text, match.start(), self.skips_blank):
-                return match.start()
+    def _border(self, text: str, start: int) -> tuple[int, bool] | None:
+        """The first place behind `start` that a text can be cut at, and whether what follows begins behind a blank."""
+        for kind, skip in self.kinds:
+            for match in islice(kind.place.finditer(text, start, start + LONG), MOST_TRIES):
+                if self._holds(text, match.start(), skip):
+                    return match.start(), skip
         return None
 
     def _holds(self, text: str, border: int, skip: bool) -> bool:
@@ -90,20 +105,18 @@ class Pieces:
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     @cached_property
-    def can_cut(self) -> bool:
-        """Whether no token can lie across a border, and a plain text can be cut."""
-        words = self.backend.get_vocab(with_added_tokens=False)
-        return not any(CROSSING.search(token) for token in words) and self._skip is not None
+    def kinds(self) -> list[tuple[Border, bool]]:
+        """Kinds of places at which no token can lie across, each with whether a piece begins behind the blank."""
+        words = _texts_of(self.backend)
+        safe = [border for border in BORDERS if not any(border.inside.search(word) for word in words)]
+        return [(border, skip) for border in safe for skip in ((False, True) if border.blank else (False,))]
 
-    @property
-    def skips_blank(self) -> bool:
-        """Whether a piece begins behind the blank, which the tokenizer puts there by itself."""
-        return bool(self._skip)
 
-    @cached_property
-    def _skip(self) -> bool | None:
-        probe = "plain words. and more of them"
-        return next((skip for skip in (False, True) if self._holds(probe, probe.index(" and"), skip)), None)
+def _texts_of(backend: tokenizers.Tokenizer) -> list[str]:
+    """What each token of the vocabulary stands for; half a character is one that is no blank."""
+    known = RoundTrip(backend).bytes_of
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    return [known[id].decode("utf-8", "replace") if known else word.replace(BLANK, " ") for word, id in vocabulary.items()]
 
 
 def joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -84,7 +84,10 @@ class CacheFile:
     def is_whole(self) -> bool:
         """Whether the bytes are those that its name says; read once, before the first row is used."""
         if self.whole is None:
-            self.whole = self.path.is_file() and digest_file(self.path) == self.path.stem
+            try:
+                self.whole = digest_file(self.path) == self.path.stem
+            except OSError:  # merged or trimmed by another process
+                return False
         return self.whole
 
     def rows(self, rows: np.ndarray) -> Encoded:
@@ -171,6 +174,8 @@ class RowCache:
     def _merge(self, small: Sequence[Path]) -> None:
         """All small files of the context as few; who holds an old one open keeps it until he ends."""
         files = [file for path in small if (file := _opened(path)) and file.is_whole()]
+        if not files:  # another process has merged them
+            return
         whole = pa.concat_batches([file.batch for file in files])
         ends = np.cumsum(np.diff(whole.column("input_ids").offsets.to_numpy()))
         bounds = np.searchsorted(ends, np.arange(FILE_TOKENS, ends[-1] if len(ends) else 0, FILE_TOKENS))
@@ -238,9 +243,9 @@ def _opened(path: Path) -> CacheFile | None:
     """None for one that was merged or trimmed by another process in the meantime, or is damaged."""
     try:
         return CacheFile(path)
-    except FileNotFoundError:
+    except OSError:
         return None
-    except (OSError, pa.ArrowException):
+    except (pa.ArrowException, ValueError, IndexError):
         _remove(path)
         return None
 
@@ -251,7 +256,11 @@ def _remove(path: Path) -> None:
 
 
 def _small(files: Iterable[Path]) -> list[Path]:
-    return [file for file in files if file.is_file() and file.stat().st_size < SMALL_BYTES]
+    found = []
+    for file in files:
+        with suppress(OSError):
+            found += [file] if file.stat().st_size < SMALL_BYTES else []
+    return found
 
 
 def _derivable(rows: Encoded) -> np.ndarray:

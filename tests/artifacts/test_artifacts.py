@@ -284,15 +284,17 @@ def test_a_result_is_found_by_its_key_and_a_damaged_one_is_not(tmp_path: Path):
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_of_results_the_last_of_each_stage_stays_whatever_it_takes(tmp_path: Path):
-    for i, name in enumerate(("new", "older", "oldest")):
+def test_of_results_those_used_longest_ago_go_and_those_that_take_nothing_stay(tmp_path: Path):
+    for i, name in enumerate(("new", "old", "gone")):
         store.put(tmp_path / "store", {**MADE, "output": sealed(tmp_path / name), "key": name}, tmp_path / name, {})
-        shutil.rmtree(tmp_path / name)  # what an artifact has too takes nothing
+        if name != "gone":  # what an artifact has too takes nothing but its record
+            shutil.rmtree(tmp_path / name)
         os.utime(tmp_path / "store" / name, (10 - i, 10 - i))
     found = store.results(tmp_path / "store")
-    assert [result.folder.name for result in found] == ["new", "older", "oldest"]
-    assert store.superseded(found, most=0) == found[1:]
-    assert store.superseded(found, most=found[1].bytes) == found[2:]
+    assert [result.folder.name for result in found] == ["new", "old", "gone"]
+    assert found[2].bytes < found[1].bytes == found[0].bytes
+    assert store.superseded(found, most=0) == found
+    assert store.superseded(found, most=found[0].bytes) == found[1:]
     assert store.superseded(found) == []
 
 

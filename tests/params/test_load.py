@@ -286,11 +286,16 @@ def test_batch_size_follows_from_accumulation_and_processes(tmp_path: Path):
 LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghij"))
 
 
+MERGES = "a: &a {" + ", ".join(f"k{i}: 1" for i in range(200)) + "}\n" + "".join(f"b{i}:\n  <<: *a\n" for i in range(2000))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (LAUGHS, r"params.yaml:5: the aliases \(\*\) below stand for over 100,000 values, or for themselves; write them out"),
-        ("a: &a\n  <<: *a\n", r"params.yaml: not valid YAML: it cannot be read: "),
+        (LAUGHS, r"params.yaml:5: the aliases \(\*\) up to here stand for over 50,000 values, or for themselves; write them out"),
+        ("a: &a\n  <<: *a\n", r"params.yaml:2: the aliases \(\*\) up to here stand for over 50,000 values, or for themselves"),
+        ("a: &a [*a]\n", r"params.yaml:1: the aliases \(\*\) up to here stand for over 50,000 values, or for themselves"),
+        (MERGES, r"params.yaml:2\d+: the aliases \(\*\) up to here stand for over 50,000 values, or for themselves; write them out"),
         (f"a: {'[' * 5000}{']' * 5000}", r"params.yaml:1: is nested over 50 levels deep; no option is"),
         ("".join(f"{' ' * i}a:\n" for i in range(3000)), r"params.yaml:51: is nested over 50 levels deep; no option is"),
         (f"a: 1\nb: {'1' * 6000}", r"params.yaml:2: not valid YAML: a number is too long"),

@@ -112,6 +112,23 @@ def test_a_change_behind_the_rows_that_are_taken_is_seen_too(project: Path, monk
         stage("fetch@sums", "datasets.sums.max_rows=2")
 
 
+def test_an_input_that_another_process_replaces_meanwhile_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch):
+    import stages.tokenize
+
+    stage("fetch")
+    write = stages.tokenize.write_tokens
+
+    def meanwhile(*arguments, **settings):
+        write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "other", "output": "rows"}] * 3)
+        stage("fetch@sums", only=True)
+        return write(*arguments, **settings)
+
+    monkeypatch.setattr(stages.tokenize, "write_tokens", meanwhile)
+    with pytest.raises(DataError, match=r"what tokenize@sums reads changed while it was read"):
+        stage("tokenize@sums", only=True)
+    assert not (project / "artifacts" / "tokens" / "sums").exists()
+
+
 @pytest.mark.parametrize(
     ("file", "name"), [("model/tokenizer.json", "fetch-tokenizer"), ("model/config.json", "fetch-model"), ("quiz.py", "tokenize@sums")]
 )

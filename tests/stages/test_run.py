@@ -322,14 +322,21 @@ def test_a_slice_of_a_local_file_is_fetched(project: Path):
     assert json.loads((project / "artifacts" / "raw" / "sums" / "manifest.json").read_text())["rows"] == 4
 
 
-def test_the_plan_says_what_would_run_and_why(project: Path):
+def test_the_plan_says_what_would_run_and_why(project: Path, monkeypatch: pytest.MonkeyPatch):
     from axolotl_core.cli.project import open_project
+    from stages.graph import steps
     from stages.plan import changed, plan
 
     def planned(*overrides: str) -> dict[str, str | None]:
         return {step.name: reason for step, reason in plan(*open_project(Path("params.yaml"), overrides))}
 
     assert planned()["fetch@sums"] == "it has not run yet"
+    stage("fetch@talks")
+    talks = next(step for step in steps(("talks",)) if step.name == "fetch@talks")
+    monkeypatch.setitem(talks.stage.__dict__, "revision", talks.stage.revision + 1)
+    assert planned()["fetch@talks"] == f"revision {talks.stage.revision - 1} → {talks.stage.revision}"
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
     assert planned()["tokenize@sums"] == "fetch@sums, fetch-tokenizer run"
     stage("train", "training.max_steps=1")
     assert set(planned("training.max_steps=1").values()) == {None, "it has not run yet", "merge runs"}

@@ -148,6 +148,24 @@ def test_plain_text_is_really_cut(kind: str):
     assert len(parts) > 20
 
 
+TEXTS_OF_KINDS = {
+    "russian": "Аксолотли живут в воде. ",
+    "chinese": "水中生活。它们很小，",
+    "json": '{"a": 1, "b": [2, 3]}, ',
+    "code": "def f(x):\n    return x + 1\n\n",
+    "a word a line": "axolotl\n",
+    "one line after another": "The first line.\nThe second.\n\n",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS_OF_KINDS)
+def test_texts_of_all_kinds_are_cut_with_a_real_tokenizer(name: str, smollm2: Path):
+    backend, text = read_tokenizer(smollm2).backend, TEXTS_OF_KINDS[name] * 40
+    cutter = Pieces(backend)
+    assert sum(map(len, cutter.chunks([text]))) > 5
+    assert list(in_pieces(cutter, [text])) == [backend.encode(text, add_special_tokens=False).ids]
+
+
 def test_a_tokenizer_with_tokens_of_several_words_is_not_cut():
     backend = Tokenizer(models.BPE(vocab={"a": 0, "▁": 1, "a▁": 2, "b": 3, "▁b": 4}, merges=[("a", "▁"), ("▁", "b")]))
     backend.normalizer = normalizers.Replace(" ", "▁")
