@@ -22,6 +22,7 @@ from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.link import link
 from axolotl_core.artifacts.scratch import building, replace
 from axolotl_core.errors import ArtifactError, DataError
+from axolotl_core.params.paths import path_in
 from axolotl_core.params.whole import Params
 from axolotl_core.sources import outside, steady
 from stages.graph import Step, makers, steps
@@ -67,9 +68,9 @@ def _again(kept: Path, target: Path) -> None:
     link(kept, target)
 
 
-def build(project: Project, params: Params, step: Step, key: str, branch: Path | None = None, *, force: bool = False) -> Result:
-    """Run the stage's function and publish what it made."""
-    what = identity(project, params, step, key, branch)
+def build(project: Project, params: Params, step: Step, branch: Path | None = None, *, force: bool = False) -> Result:
+    """Run the stage's function and publish what it made, under the key of the inputs as they are now."""
+    what = identity(project, params, step, branch)
     ancestors = lineage(project, {path: what["inputs"][path] for path in artifacts_read(params, step)})
     with building(project.artifacts / step.output) as folder:
         out, beside = folder / "artifact", folder / "also"
@@ -101,7 +102,7 @@ def remember(project: Project, params: Params, step: Step) -> None:
         manifest.verify(project.artifacts / path, project.stats.digest)
         if path == "base":
             pin = json.loads((project.artifacts / path / "pin.json").read_text(encoding="utf-8"))
-            place = project.root / pin["place"]
+            place = path_in(project.root, pin["place"])
             for entry in pin.get("files", ()) if pin["kind"] == "folder" else ():
                 with suppress(OSError):
                     project.stats.digest(place / entry["file"])
@@ -117,9 +118,9 @@ def _unchanged(project: Project, params: Params, step: Step, what: Mapping[str, 
             manifest.verify(project.artifacts / path, project.stats.digest)
 
 
-def take_part(project: Project, params: Params, step: Step, key: str, branch: Path | None, *, force: bool) -> None:
+def take_part(project: Project, params: Params, step: Step, branch: Path | None, *, force: bool) -> None:
     """Run the stage's function in one of several processes that is not the one that writes."""
-    what = identity(project, params, step, key, branch)
+    what = identity(project, params, step, branch)
     with building(project.artifacts / step.output) as folder:
         _function(step)(_job(project, params, step, what, folder, {}, branch=branch, force=force, writes=False))
 

@@ -14,12 +14,13 @@ from stages.job import Project
 
 def key_of(project: Project, params: Params, step: Step, branch: Path | None = None) -> str:
     """Key of a step as params and inputs are now. Raises ArtifactError for an input that is missing."""
-    return stage_key(step.stage.name, step.stage.revision, sections(params, step), inputs(project, params, step, branch))
+    return str(identity(project, params, step, branch)["key"])
 
 
-def identity(project: Project, params: Params, step: Step, key: str, branch: Path | None) -> dict[str, Any]:
-    """What the key is made of, to be told what differs."""
-    return {"key": key, "params": sections(params, step), "inputs": inputs(project, params, step, branch)}
+def identity(project: Project, params: Params, step: Step, branch: Path | None = None) -> dict[str, Any]:
+    """The key, and what it is made of, to be told what differs."""
+    given, read = sections(params, step), inputs(project, params, step, branch)
+    return {"key": stage_key(step.stage.name, step.stage.revision, given, read), "params": given, "inputs": read}
 
 
 def sections(params: Params, step: Step) -> dict[str, Any]:

@@ -61,18 +61,18 @@ def _waves(project: Project, params: Params, targets: Sequence[Step], pool: "Poo
                 say(step, "made before, from .axolotl/store")
                 built += 1
             else:
-                stale.append((step, key))
-        if stale and stale[0][0].stage.name == "train":
+                stale.append(step)
+        if stale and stale[0].stage.name == "train":
             params, notices = settle(params)
             for notice in notices if world.rank() == 0 else ():
                 terminal.say(f"  {notice}")
         if world.launched():
-            for step, key in stale:
-                together(project, params, step, key, branch, trained_here=step in targets, force=force)
+            for step in stale:
+                together(project, params, step, branch, trained_here=step in targets, force=force)
             built += len(stale)
             continue
-        if stale and stale[0][0].stage.name == "train" and (count := processes_of(params)) is not None:
-            for step, _ in stale:
+        if stale and stale[0].stage.name == "train" and (count := processes_of(params)) is not None:
+            for step in stale:
                 remember(project, params, step)
             launch(project, params, count, force=force, branch=branch)
             built += 1
@@ -80,20 +80,20 @@ def _waves(project: Project, params: Params, targets: Sequence[Step], pool: "Poo
         if min(len(stale), pool.processes) > 1:
             pool.build(stale)
         else:
-            for step, key in stale:
-                say(step, build(project, params, step, key, branch, force=force and step in targets).said)
+            for step in stale:
+                say(step, build(project, params, step, branch, force=force and step in targets).said)
         built += len(stale)
     return built
 
 
-def together(project: Project, params: Params, step: Step, key: str, branch: Path | None, *, trained_here: bool, force: bool) -> None:
+def together(project: Project, params: Params, step: Step, branch: Path | None, *, trained_here: bool, force: bool) -> None:
     """One of several processes: rank 0 builds as ever, the others train along and write nothing."""
     if step.stage.name != "train" or not trained_here:
         raise ArtifactError(f"{step.name} is out of date; run `axolotl stage {step.name}` first, in one process")
     if world.rank() == 0:
-        say(step, build(project, params, step, key, branch, force=force).said)
+        say(step, build(project, params, step, branch, force=force).said)
         return
-    take_part(project, params, step, key, branch, force=force)
+    take_part(project, params, step, branch, force=force)
 
 
 class Pool:
@@ -117,10 +117,10 @@ class Pool:
         made = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), initializer=_start, initargs=given)
         return self.stack.enter_context(made)
 
-    def build(self, stale: Sequence[tuple[Step, str]]) -> None:
+    def build(self, stale: Sequence[Step]) -> None:
         """Build steps that do not read each other. What one of them raises stops none of the others."""
         errors: list[AxolotlError] = []
-        running = {self.executor.submit(_build, step, key): step for step, key in stale}
+        running = {self.executor.submit(_build, step): step for step in stale}
         for done in as_completed(running):
             try:
                 say(running[done], done.result())
@@ -144,10 +144,10 @@ def _start(root: Path, anew: bool, params: Params, threads: int) -> None:
     world.end_with_parent()
 
 
-def _build(step: Step, key: str) -> str:
+def _build(step: Step) -> str:
     assert _worker is not None
     project, params = _worker
-    return build(project, params, step, key).said
+    return build(project, params, step).said
 
 
 def say(step: Step, told: str) -> None:

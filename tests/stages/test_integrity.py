@@ -112,6 +112,26 @@ def test_a_change_behind_the_rows_that_are_taken_is_seen_too(project: Path, monk
         stage("fetch@sums", "datasets.sums.max_rows=2")
 
 
+def test_what_changes_between_key_and_build_lies_under_its_own_key(project: Path, monkeypatch: pytest.MonkeyPatch):
+    import stages.run
+
+    up_to_date = stages.run.up_to_date
+
+    def meanwhile(project_, step, key):
+        write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "other", "output": "rows"}] * 3)
+        return up_to_date(project_, step, key)
+
+    before = (project / "data" / "sums.jsonl").read_bytes()
+    monkeypatch.setattr(stages.run, "up_to_date", meanwhile)
+    stage("fetch@sums")
+    assert rows(project) == 3
+    monkeypatch.undo()
+    os.chdir(project)
+    (project / "data" / "sums.jsonl").write_bytes(before)
+    stage("fetch@sums")
+    assert rows(project) == 24
+
+
 def test_an_input_that_another_process_replaces_meanwhile_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch):
     import stages.tokenize
 
