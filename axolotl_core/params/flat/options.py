@@ -51,7 +51,7 @@ NOT_NEEDED: Mapping[str, str] = {
     "total_num_tokens": f"tokens are {COUNTED}",
     "total_supervised_tokens": f"trained tokens are {COUNTED}",
     "dataset_prepared_path": "prepared data lies in artifacts/ under content keys",
-    "push_dataset_to_hub": "prepared data is shared with `dvc push`",
+    "push_dataset_to_hub": "prepared data is shared with `axolotl push`",
     "skip_prepare_dataset": "each data set is prepared by its own stage",
     "remove_unused_columns": "a format reads the columns it wants",
     "streaming": "rows are read one by one from any source",
