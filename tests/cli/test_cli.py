@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from axolotl_core.artifacts import manifest
 from axolotl_core.cli.main import COMMANDS, main
 from axolotl_core.params.document import read
 from axolotl_core.params.load import load
@@ -85,6 +86,8 @@ def test_check_knows_files_that_training_reads(project: Path, options: tuple, wa
 def test_check_knows_families_that_cannot_be_packed(project: Path):
     (project / "artifacts" / "base").mkdir(parents=True)
     (project / "artifacts" / "base" / "config.json").write_text('{"model_type": "falcon", "alibi": true}')
+    (project / "artifacts" / "base" / "pin.json").write_text('{"place": "another"}')
+    manifest.seal(project / "artifacts" / "base", "base", {})
     assert "packing.sample_packing: falcon with ALiBi (falcon-rw) lets packed samples see each other; set it to false" in call(
         "check", status=2
     )
