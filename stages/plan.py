@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from axolotl_core.artifacts import record
+from axolotl_core.artifacts import record, store
 from axolotl_core.errors import ArtifactError, DataError, ModelError
 from axolotl_core.params.whole import Params
 from stages.build import up_to_date
@@ -38,8 +38,11 @@ def _reason(project: Project, params: Params, step: Step, before: list[str]) -> 
     if before:
         return f"{', '.join(before[:3])}{', …' if before[3:] else ''} run{'s' if len(before) == 1 else ''}"
     try:
-        if up_to_date(project, step, key_of(project, params, step)):
+        key = key_of(project, params, step)
+        if up_to_date(project, step, key):
             return None
+        if store.has(project.store, key):
+            return "its result is kept in .axolotl/store and is put in place"
         if not (project.artifacts / step.key_file).is_file():
             return "it has not run yet"
         found = _differences(project, params, step, record.read(project.artifacts / step.key_file))

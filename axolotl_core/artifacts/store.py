@@ -89,6 +89,11 @@ def find(store: Path, key: str) -> Result | None:
     return found
 
 
+def has(store: Path, key: str) -> bool:
+    """Whether there is a result of a key, whole or not."""
+    return (store / key / RECORD).is_file()
+
+
 def results(store: Path) -> list[Result]:
     """All of them, those used last first; damaged ones are left out."""
     return sorted(_results(store), key=lambda result: -result.used_s)
