@@ -18,6 +18,9 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says of a full disk."""
+
 
 class AxolotlError(Exception):
     """A mistake that the user can mend; `str()` is what is printed."""
@@ -68,7 +71,7 @@ def foreign(told: Callable[[str], AxolotlError]) -> Iterator[None]:
     except AxolotlError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise told(one_line(error)) from None
 

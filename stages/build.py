@@ -36,13 +36,23 @@ def up_to_date(project: Project, step: Step, key: str) -> bool:
     """Whether the artifact of this key is there as it was made, with its metrics and plots."""
     try:
         made = record.read(project.artifacts / step.key_file)
-        if made["key"] != key or set(made["also"]) != set(step.also):
-            return False
-        facts = manifest.verify(project.artifacts / step.output, project.stats.digest)
-        also = all(project.stats.digest(project.artifacts / path) == made["also"][path] for path in step.also)
+        return bool(made["key"] == key) and set(made["also"]) == set(step.also) and not wrong(project, step, made)
     except (OSError, ArtifactError, DataError):
         return False
-    return also and made["output"] == manifest.digest_of(facts)
+
+
+def wrong(project: Project, step: Step, made: Mapping[str, Any]) -> dict[str, str]:
+    """Path below artifacts/ → what is wrong with it, of what a step made. made: its record."""
+    try:
+        right = made["output"] == manifest.digest_of(manifest.verify(project.artifacts / step.output, project.stats.digest))
+    except ArtifactError as error:
+        return {step.output: str(error)}
+    found = {} if right else {step.output: "it is not the one that its record is of"}
+    for path in step.also:
+        file = project.artifacts / path
+        if not file.is_file() or project.stats.digest(file) != made["also"].get(path):
+            found[path] = "it is not what its stage wrote"
+    return found
 
 
 def restore(project: Project, step: Step, key: str) -> bool:
@@ -54,18 +64,13 @@ def restore(project: Project, step: Step, key: str) -> bool:
         also = {path: folder / "also" / path for path in found.also}
         try:
             for name in manifest.names(found.artifact):
-                _again(found.artifact / name, folder / "artifact" / name)
+                link(found.artifact / name, folder / "artifact" / name)
             for path, file in found.also.items():
-                _again(file, also[path])
+                link(file, also[path])
         except (FileNotFoundError, ArtifactError):  # trimmed by another process in the meantime
             return False
         _publish(project, step, folder / "artifact", also, found.record)
     return True
-
-
-def _again(kept: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    link(kept, target)
 
 
 def build(project: Project, params: Params, step: Step, branch: Path | None = None, *, force: bool = False) -> Result:

@@ -37,7 +37,7 @@ class Stage:
     """Small files beside the artifact: metrics and plots."""
     each: bool = False
     outside: str | None = None
-    """`module:function` that gives the digests of what is read from outside artifacts/."""
+    """Name of the function of sources/outside.py that gives what is read from outside artifacts/."""
 
 
 @dataclass(frozen=True)

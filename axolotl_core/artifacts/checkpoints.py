@@ -12,6 +12,7 @@ from axolotl_core.errors import ArtifactError, TrainError
 
 COMPLETE = "COMPLETE"
 ALWAYS = ("weights.safetensors", "optimizer.pt", "state.json")
+"""Files that every checkpoint has."""
 FINISHED = "FINISHED"
 """In the folder of a run that is over: its result is in place, and what is left serves a branch or a lost artifact."""
 

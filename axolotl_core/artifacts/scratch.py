@@ -20,10 +20,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from axolotl_core.artifacts import lock
-from axolotl_core.errors import MachineError
+from axolotl_core.errors import FULL, MachineError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+CLOSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""What it says of a place that may not be written."""
 LEFT = re.compile(r"\..+\.[0-9a-f]{32}(\.lock)?")
 """Names of what is being built; a folder has a lock beside it, a file is locked itself."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2

@@ -62,7 +62,6 @@ def put(store: Path, made: Mapping[str, Any], artifact: Path, also: Mapping[str,
         new = folder / "result"
         kept = {new / "artifact" / name: artifact / name for name in manifest.names(artifact)}
         for target, source in (kept | {new / "also" / path: file for path, file in also.items()}).items():
-            target.parent.mkdir(parents=True, exist_ok=True)
             link(source, target)
         record.write(new / RECORD, made)
         replace(new, final)

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from axolotl_core.artifacts.checkpoints import Run, finished_runs
 from axolotl_core.artifacts.store import Result, results
+from axolotl_core.cli.project import DVC
 from axolotl_core.errors import ParamsError
 from axolotl_core.terminal import say
 from axolotl_core.tokens.contexts import Context, contexts, remove, trim
@@ -64,7 +64,7 @@ def _kept(folder: Path) -> tuple[list[Context], list[Result], list[Run]]:
 
 def unused_by_dvc(root: Path) -> list[Path]:
     """Objects of DVC's cache that `dvc gc --workspace` would remove."""
-    dry = [sys.executable, "-P", "-m", "dvc", "gc", "--workspace", "--dry", "--force"]
+    dry = [*DVC, "gc", "--workspace", "--dry", "--force"]
     said = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=False).stdout
     return [Path(line.removeprefix("Removing ").strip()) for line in said.splitlines() if line.startswith("Removing ")]
 

@@ -2,12 +2,11 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import click
 
-from axolotl_core.cli.project import graph_of
+from axolotl_core.cli.project import DVC, graph_of
 from axolotl_core.cli.templates import DEFAULT, page, shipped, starter_data, template
 from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.params.load import load
@@ -59,16 +58,16 @@ def command(folder: Path, pipeline: str, remote: str | None) -> None:
     if not (folder / ".dvc").is_dir():
         top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True, check=True)
         below = Path(top.stdout.strip()).resolve() != folder.resolve()
-        _call([sys.executable, "-P", "-m", "dvc", "init", "--quiet", *(["--subdir"] if below else [])], folder)
+        _call([*DVC, "init", "--quiet", *(["--subdir"] if below else [])], folder)
         if not own:  # DVC stages what it makes; what goes into somebody's repository is for them to say
             _call(["git", "rm", "-r", "--cached", "--quiet", "--ignore-unmatch", "--", ".dvc", ".dvcignore"], folder)
     (folder / ".dvc" / PAGE).parent.mkdir(exist_ok=True)
     shutil.copyfile(page(), folder / ".dvc" / PAGE)
     for name, value in DVC_SETTINGS:
-        _call([sys.executable, "-P", "-m", "dvc", "config", "--quiet", name, value], folder)
+        _call([*DVC, "config", "--quiet", name, value], folder)
     if remote:
-        _call([sys.executable, "-P", "-m", "dvc", "remote", "add", "--quiet", "--default", "store", remote], folder)
-        _call([sys.executable, "-P", "-m", "dvc", "remote", "modify", "--quiet", "store", "verify", "true"], folder)
+        _call([*DVC, "remote", "add", "--quiet", "--default", "store", remote], folder)
+        _call([*DVC, "remote", "modify", "--quiet", "store", "verify", "true"], folder)
     if own:
         _first_commit(folder)
     say(f"{folder} is ready, from the pipeline {pipeline} ({', '.join(shipped())} are there)")

@@ -11,7 +11,7 @@ from axolotl_core import (
     quiet,  # noqa: F401
     world,
 )
-from axolotl_core.errors import AxolotlError, MachineError
+from axolotl_core.errors import FULL, AxolotlError, MachineError
 from axolotl_core.terminal import warn
 
 COMMANDS = {
@@ -37,7 +37,7 @@ COMMANDS = {
     "view": "Look at what will be trained on.",
 }
 """Name → first line of its help (a test holds them equal); its module is cli/<name>_.py, or cli/named.py for a stage."""
-OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
+OF_THE_MACHINE = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
 NAMED = ("evaluate", "export", "fetch", "merge", "merge-lora", "preprocess", "train")
 
 

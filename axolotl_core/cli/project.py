@@ -1,6 +1,7 @@
 """What most commands begin with: the project in the current folder and its params, checked."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from stages.graph import dvc_yaml
 from stages.job import Project
 
 PARAMS = "params.yaml"
+DVC = [sys.executable, "-P", "-m", "dvc"]
+"""How dvc is called: that of this Python, which looks for no module in the current folder."""
 
 
 def params_options(command: Any) -> Any:

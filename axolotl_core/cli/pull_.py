@@ -1,17 +1,17 @@
 """axolotl pull"""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import click
 
-from axolotl_core.artifacts import manifest, record
-from axolotl_core.cli.project import open_project, params_options
+from axolotl_core.artifacts import record
+from axolotl_core.cli.project import DVC, open_project, params_options
 from axolotl_core.cli.remote import damaged, lacking, objects_of, open_remote, outs_of, unreachable
 from axolotl_core.errors import ArtifactError, foreign
 from axolotl_core.params.whole import Params
 from axolotl_core.terminal import say
+from stages.build import wrong
 from stages.graph import ARTIFACTS, Step, chosen, makers, steps
 from stages.job import Project
 
@@ -38,20 +38,20 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
     if not paths:
         raise ArtifactError(f"dvc.lock names nothing that {name or 'a stage'} reads; `git pull` brings the lock of who made it")
     _pull(project.root, paths, remote)
-    if wrong := _wrong(project, wanted, outs):
+    if bad := _wrong(project, wanted, outs):
         there, cache = open_remote(project.root, remote)
-        oids = objects_of({path: outs[path] for path in wrong if path in outs}, cache).paths
+        oids = objects_of({path: outs[path] for path in bad if path in outs}, cache).paths
         with foreign(unreachable):
-            bad = damaged(cache, oids)
-            gone = lacking(there, cache, bad)
+            rotten = damaged(cache, oids)
+            gone = lacking(there, cache, rotten)
         if gone:
-            path, told = next(iter(wrong.items()))
+            path, told = next(iter(bad.items()))
             raise ArtifactError(f"{path}: {told}; and the remote has not got it whole either, `axolotl push` where it was made")
-        for oid in bad:  # what is whole stays
+        for oid in rotten:  # what is whole stays
             Path(cache.oid_to_path(oid)).unlink()
-        _pull(project.root, [path for path in sorted(wrong) if path in outs], remote)
-        if wrong := _wrong(project, wanted, outs):
-            path, told = next(iter(wrong.items()))
+        _pull(project.root, [path for path in sorted(bad) if path in outs], remote)
+        if bad := _wrong(project, wanted, outs):
+            path, told = next(iter(bad.items()))
             raise ArtifactError(f"{path}: the remote's copy is damaged too ({told}); `axolotl push` where it was made")
     say(f"{len(paths):,} outs are here and whole")
 
@@ -67,7 +67,7 @@ def _files(step: Step) -> list[str]:
 
 def _pull(root: Path, paths: list[str], remote: str | None) -> None:
     named = ["--remote", remote] if remote else []
-    done = subprocess.run([sys.executable, "-P", "-m", "dvc", "pull", "--force", *named, *paths], cwd=root, check=False)
+    done = subprocess.run([*DVC, "pull", "--force", *named, *paths], cwd=root, check=False)
     if done.returncode:
         raise ArtifactError("dvc pull did not bring all of it, as said above; `axolotl push` where it was made sends what is missing")
 
@@ -76,22 +76,11 @@ def _wrong(project: Project, wanted: list[Step], outs: dict[str, str]) -> dict[s
     """Out → what is wrong with it."""
     found = {}
     for step in wanted:
-        output, key, *also = _files(step)
-        if output not in outs:
+        if f"{ARTIFACTS}/{step.output}" not in outs:
             continue
         try:
-            made = record.read(project.root / key)
+            told = wrong(project, step, record.read(project.artifacts / step.key_file))
         except ArtifactError as error:
-            found[key] = str(error)
-            continue
-        try:
-            right = made["output"] == manifest.digest_of(manifest.verify(project.root / output, project.stats.digest))
-        except ArtifactError as error:
-            found[output] = str(error)
-            continue
-        found |= {} if right else {output: "it is not the one that its record is of"}
-        for path in also:
-            file = project.root / path
-            if not file.is_file() or project.stats.digest(file) != made["also"].get(path.removeprefix(f"{ARTIFACTS}/")):
-                found[path] = "it is not what its stage wrote"
+            told = {step.key_file: str(error)}
+        found |= {f"{ARTIFACTS}/{path}": reason for path, reason in told.items()}
     return found

@@ -1,11 +1,11 @@
 """axolotl push"""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import click
 
+from axolotl_core.cli.project import DVC
 from axolotl_core.cli.remote import lacking, names_of, objects_of, open_remote, outs_of, send, unreachable
 from axolotl_core.errors import ArtifactError, foreign
 from axolotl_core.terminal import say, warn
@@ -26,7 +26,7 @@ def command(remote: str | None) -> None:
     outs = outs_of(root)
     there, cache = open_remote(root, remote)
     named = ["--remote", remote] if remote else []
-    pushed = subprocess.run([sys.executable, "-P", "-m", "dvc", "push", "--run-cache", *named], cwd=root, check=False).returncode
+    pushed = subprocess.run([*DVC, "push", "--run-cache", *named], cwd=root, check=False).returncode
     if pushed:
         warn("dvc push did not end well; what the remote lacks is looked at now")
     objects = objects_of(outs, cache)

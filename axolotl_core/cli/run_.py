@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli import report_
-from axolotl_core.cli.project import PARAMS, graph_of, open_project
+from axolotl_core.cli.project import DVC, PARAMS, graph_of, open_project
 from axolotl_core.cli.templates import keep, shipped, written
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import read, text_of
@@ -49,7 +49,7 @@ def command(source: str | None, overrides: tuple[str, ...]) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # dvc calls `axolotl`
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the stage that runs, whose status ends dvc
     try:
-        done = subprocess.run([sys.executable, "-P", "-m", "dvc", "repro"], env={**os.environ, "PATH": path}, check=False)
+        done = subprocess.run([*DVC, "repro"], env={**os.environ, "PATH": path}, check=False)
     finally:
         signal.signal(signal.SIGINT, before)
     if done.returncode:

@@ -50,9 +50,8 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool | None, stats:
 
 def _unreadable(place: Place, told: str) -> ModelError:
     """torch refuses what is no tensor with some advice on how to run it all the same."""
-    return ModelError(
-        f"{place.text}: cannot be read as a model: {WEIGHTS_ONLY if 'weights_only' in told or 'eights only' in told else told}"
-    )
+    refused = "weights_only" in told or "eights only" in told
+    return ModelError(f"{place.text}: cannot be read as a model: {WEIGHTS_ONLY if refused else told}")
 
 
 def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatCache, wanted: Mapping[str, str]) -> dict[str, Any]:
@@ -69,9 +68,7 @@ def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatC
             files = [{"file": f.name, "bytes": f.stat().st_size, "xxh3": stats.digest(f)} for f in weights]
             pin = {"kind": place.kind, "place": place.text, "commit": commit, "files": files}
             for small in sorted({f for pattern in CONFIG_FILES for f in folder.glob(pattern) if f.is_file()}):
-                copy(
-                    small, out / small.name, wanted[small.name] if place.kind == "folder" and small.name in wanted else stats.digest(small)
-                )
+                copy(small, out / small.name, wanted.get(small.name) or stats.digest(small))
             _as_wanted(place, weights, stats, wanted)
         else:
             pin = {"kind": "stored", "place": place.text, "commit": commit}
