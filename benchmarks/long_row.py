@@ -21,7 +21,7 @@ WORDS = ["axolotls", "keep", "their", "gills", "all", "lives,", "and", "regrow",
 
 
 def project(folder: Path, rows: Path) -> Path:
-    """A project with the data set `a`."""
+    """A project with the dataset `a`."""
     folder.mkdir()
     params = {"model": {"base_model": MODEL}, "datasets": {"a": {"path": str(rows), "type": "completion"}}}
     (folder / "params.yaml").write_text(json.dumps(params))

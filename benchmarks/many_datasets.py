@@ -1,8 +1,8 @@
-"""What many small data sets cost: seconds of fetch → pack, and of a run with nothing to do.
+"""What many small datasets cost: seconds of fetch → pack, and of a run with nothing to do.
 
     python benchmarks/many_datasets.py [COUNT …]      # 100 and 500
 
-Each data set has 20 rows. The command is `axolotl stage pack`, start of Python and of its worker processes included.
+Each dataset has 20 rows. The command is `axolotl stage pack`, start of Python and of its worker processes included.
 """
 
 import json
@@ -38,7 +38,7 @@ def main() -> None:
             first, again = seconds(folder, "pack"), seconds(folder, "pack")
             lines.append((count, f"{tokenizer:.1f}", f"{first:.1f}", f"{first / count * 1000:.0f}", f"{again:.1f}"))
     describe("tokenizers", "pyarrow")
-    table(["data sets", "fetch-tokenizer s", "fetch → pack s", "ms a data set", "nothing to do s"], lines)
+    table(["datasets", "fetch-tokenizer s", "fetch → pack s", "ms a dataset", "nothing to do s"], lines)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def lengths_of(samples: int) -> np.ndarray:
 
 
 def sequential(lengths: np.ndarray) -> int:
-    """Rows when samples are laid one after the other in their order: the least that one can do."""
+    """Rows when samples are collated one after the other in their order: the least that one can do."""
     rows, room = 0, 0
     for length in lengths.tolist():
         if length > room:

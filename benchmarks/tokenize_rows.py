@@ -1,8 +1,8 @@
-"""fetch and tokenize of 50,000 rows (about 10 M tokens) as alpaca, sharegpt and chat_template, each against its bare loop.
+"""fetch and tokenize of 50,000 rows (about 10 M tokens) as alpaca, sharegpt and chat_template, each against its unwrap loop.
 
     python benchmarks/tokenize_rows.py
 
-The bare loop reads the file, makes the texts (chat_template: with transformers' apply_chat_template) and calls
+The unwrap loop reads the file, makes the texts (chat_template: with transformers' apply_chat_template) and calls
 encode_batch_fast on a thousand rows at a time, with all cores; it makes no labels and keeps nothing. Rounds alternate
 and medians are compared; the stage has an empty row cache and Python's start is part of it. Peak memory is that of all
 processes together, for growing numbers of rows.
@@ -43,7 +43,7 @@ TYPES: dict[str, dict[str, Any]] = {
 
 
 def make_rows(path: Path, count: int, kind: str) -> None:
-    """Rows of words of the small data set in random order, log-normal lengths, from seed 0; chats have four turns."""
+    """Rows of words of the small dataset in random order, log-normal lengths, from seed 0; chats have four turns."""
     words = np.array(sorted({w.strip('".,{}:') for w in TEXT.split()} - {""}))
     draw = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:
@@ -60,7 +60,7 @@ def make_rows(path: Path, count: int, kind: str) -> None:
 
 
 def texts_of(kind: str, tokenizer: Path) -> Callable[[dict[str, Any]], list[str]]:
-    """What a bare loop would encode of a row."""
+    """What a unwrap loop would encode of a row."""
     if kind == "chat_template":
         from transformers import AutoTokenizer
 
@@ -88,8 +88,8 @@ def blocks(rows: Path) -> Iterator[list[bytes]]:
         yield block
 
 
-def bare(rows: Path, kind: str, tokenizer: Path) -> float:
-    """Seconds of the bare loop."""
+def unwrap(rows: Path, kind: str, tokenizer: Path) -> float:
+    """Seconds of the unwrap loop."""
     backend, texts = read_tokenizer(tokenizer).backend, texts_of(kind, tokenizer)
     backend.encode_batch_fast(["warm"], add_special_tokens=False)
     started = time.perf_counter()
@@ -124,7 +124,7 @@ def _watch(process: subprocess.Popen, peak: list[float]) -> None:
 
 
 def project(folder: Path, rows: Path, kind: str) -> Path:
-    """A project with one data set `a` and its tokenizer."""
+    """A project with one dataset `a` and its tokenizer."""
     folder.mkdir()
     params = {"model": {"base_model": MODEL}, "datasets": {"a": {"path": str(rows), **TYPES[kind]}}}
     (folder / "params.yaml").write_text(json.dumps(params))
@@ -144,18 +144,27 @@ def main() -> None:
         for kind in TYPES:
             make_rows(home / f"{kind}.jsonl", ROWS, kind)
             folder = project(home / kind, home / f"{kind}.jsonl", kind)
-            times: dict[str, list[float]] = {"bare": [], "fetch": [], "tokenize": []}
+            times: dict[str, list[float]] = {"unwrap": [], "fetch": [], "tokenize": []}
             for _ in range(ROUNDS):
-                times["bare"].append(bare(home / f"{kind}.jsonl", kind, tokenizer))
+                times["unwrap"].append(unwrap(home / f"{kind}.jsonl", kind, tokenizer))
                 times["fetch"].append(ours(folder, "fetch@a")[0])
                 times["tokenize"].append(ours(folder, "tokenize@a")[0])
             tokens = json.loads((folder / "artifacts/tokens/a/manifest.json").read_text())["tokens"]
-            bare_s, fetch_s, tokenize_s = (statistics.median(times[name]) for name in ("bare", "fetch", "tokenize"))
+            bare_s, fetch_s, tokenize_s = (statistics.median(times[name]) for name in ("unwrap", "fetch", "tokenize"))
             lines.append([
                 kind, f"{tokens / 1e6:.2f}", f"{bare_s:.2f}", f"{tokenize_s:.2f}", f"{fetch_s:.2f}",
                 f"{tokens / tokenize_s / 1e6:.2f}", f"{tokenize_s / bare_s:.2f}", f"{(fetch_s + tokenize_s) / bare_s:.2f}",
             ])  # fmt: skip
-        heads = ["type", "M tokens", "bare s", "tokenize s", "fetch s", "tokenize M tokens/s", "tokenize ÷ bare", "fetch + tokenize ÷ bare"]
+        heads = [
+            "type",
+            "M tokens",
+            "unwrap s",
+            "tokenize s",
+            "fetch s",
+            "tokenize M tokens/s",
+            "tokenize ÷ unwrap",
+            "fetch + tokenize ÷ unwrap",
+        ]
         table(heads, lines)
         print()
         peaks = []

@@ -1,4 +1,4 @@
-"""axolotl against Hugging Face's Trainer with peft: the same packed rows, model, number format and optimizer.
+"""axolotl against Hugging Face's Trainer with peft: the same packed rows, model, dtype and optimizer.
 
     python benchmarks/trainer.py smollm2        the default pipeline's model and rows, where `make quickstart` has run
     python benchmarks/trainer.py llama-300m     a random llama, 128,256 words, 1,024 tokens a row
@@ -134,8 +134,8 @@ def load(name: str, method: str) -> Any:
 
 
 def rows_of(name: str) -> Any:
+    from axolotl_core.batches.rows import RowSource, open_rows
     from axolotl_core.packing.plan import fit, lay_out
-    from axolotl_core.training.batches import RowSource, open_rows
 
     setup = SETUPS[name]
     if name == "smollm2":
@@ -155,39 +155,41 @@ def numbers(setup: Setup, rows: Any) -> list[list[int]]:
 
 def ours(name: str, method: str) -> dict[str, Any]:
     without_pydantic()
-    from axolotl_core.models.packing import How, bare, splits
+    from axolotl_core.distributed.start import start_strategy
+    from axolotl_core.models.forward import ForwardSpec, unwrap
+    from axolotl_core.models.precision import Precision
+    from axolotl_core.models.self_test import splits
+    from axolotl_core.objectives.sft import Objective
+    from axolotl_core.optim.groups import set_lr_and_betas
+    from axolotl_core.optim.optimizers import make_optimizer
     from axolotl_core.params.adapter import Adapter
     from axolotl_core.params.machine import Machine
     from axolotl_core.params.training import Training
-    from axolotl_core.training.objective import Objective
-    from axolotl_core.training.optim import make_optimizer, set_rates
-    from axolotl_core.training.parallel import Parallel
-    from axolotl_core.training.precision import Precision
     from axolotl_core.training.step import train_step
 
     setup, model, rows = SETUPS[name], load(name, method), rows_of(name)
     device = next(model.parameters()).device
     autocast = torch.bfloat16 if device.type == "cuda" else None
     precision = Precision("", torch.float32, torch.float32, autocast)
-    parallel = Parallel(Machine(), precision, ROOT, device=device, max_grad_norm=1.0, model=bare(model))
-    how = How(split=splits(bare(model), How()))
+    strategy = start_strategy(Machine(), precision, ROOT, device=device, max_grad_norm=1.0, model=unwrap(model))
+    how = ForwardSpec(split=splits(unwrap(model), ForwardSpec()))
     fused = "adamw_torch_fused" if device.type == "cuda" else "adamw_torch"
     training = Training(optimizer=fused, learning_rate=LEARNING_RATE)
-    parallel.prepare(Objective(model, how, autocast).train(), make_optimizer(model.named_parameters(), training, Adapter()))
+    strategy.prepare(Objective(model, how, autocast).train(), make_optimizer(model.named_parameters(), training, Adapter()))
     found, seconds, tokens, trained = [], [], [], []
     waiting: Any = None
     for step, chosen in enumerate(numbers(setup, rows), 1):
         started = time.perf_counter()
-        set_rates(parallel.optimizer, LEARNING_RATE, None)
-        report = train_step(parallel, rows, chosen, step=step, seed=0, micro_batch_size=1)
+        set_lr_and_betas(strategy.optimizer, LEARNING_RATE, None)
+        report = train_step(strategy, rows, chosen, step=step, seed=0, micro_batch_size=1)
         if waiting is not None or report.arrived is None:
-            found.append((waiting or report).arrive())
+            found.append((waiting or report).result())
         waiting = report if report.arrived is not None else None
         seconds.append(time.perf_counter() - started)
         tokens.append(sum(rows.batch([row]).ids_BT.numel() for row in chosen))
         trained.append(rows.targets(chosen))
     if waiting is not None:
-        found.append(waiting.arrive())
+        found.append(waiting.result())
     return {"losses": [one.loss for one in found], "seconds": seconds, "tokens": tokens, "trained": trained}
 
 
@@ -299,8 +301,8 @@ def main(name: str, turns: int, file: Path | None) -> None:
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores, {platform.machine()}"
     libraries = ", ".join(f"{library} {version(library)}" for library in ("torch", "transformers", "peft", "accelerate"))
     print(f"\nPython {platform.python_version()}, {libraries}; {where}\n")
-    print(f"{name}: {setup.rows} × {setup.tokens} tokens a step; median of {turns} × {setup.steps} steps\n", flush=True)
-    head = ["method", "side", "s a step", "tokens/s", "trained tokens/s", "peak GiB", "axolotl's tokens/s ÷", "axolotl's memory ÷"]
+    print(f"{name}: {setup.rows} × {setup.tokens} tokens per step; median of {turns} × {setup.steps} steps\n", flush=True)
+    head = ["method", "side", "s a step", "tokens/s", "target tokens/s", "peak GiB", "axolotl's tokens/s ÷", "axolotl's memory ÷"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), flush=True)
     results: dict[str, Any] = {}
     for method in setup.methods:

@@ -22,12 +22,12 @@ from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.link import link
 from axolotl_core.artifacts.scratch import building, replace
 from axolotl_core.errors import ArtifactError, DataError
+from axolotl_core.params.params import Params
 from axolotl_core.params.paths import path_in
-from axolotl_core.params.whole import Params
 from axolotl_core.sources import outside, steady
-from stages.graph import Step, makers, steps
-from stages.job import Job, Project, Result
-from stages.keys import artifacts_read, digest_of, identity, inputs, read_outside
+from axolotl_core.stages.graph import Step, makers, steps
+from axolotl_core.stages.job import Job, Project, Result
+from axolotl_core.stages.keys import artifacts_read, digest_of, identity, inputs, read_outside
 
 PROVENANCE = ("axolotl", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow")
 
@@ -97,7 +97,7 @@ def build(project: Project, params: Params, step: Step, branch: Path | None = No
         }
         store.put(project.store, made, out, also)
         _publish(project, step, out, also, made)
-    result.afterwards()
+    result.on_published()
     return result
 
 
@@ -161,7 +161,9 @@ def _job(
     """
     names = tuple(sorted(params.datasets))
     check = (lambda: _unchanged(project, params, step, what, branch)) if writes else lambda: None
-    job = Job(step, restricted(params, step), project, folder, folder / "artifact", also, what["key"], what, branch, names, force, check)
+    job = Job(
+        step, visible_params(params, step), project, folder, folder / "artifact", also, what["key"], what, branch, names, force, check
+    )
     job.out.mkdir(exist_ok=True)
     digests = what["inputs"]
     for path in artifacts_read(params, step):
@@ -208,7 +210,7 @@ def lineage(project: Project, read: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def restricted(params: Params, step: Step) -> SimpleNamespace:
+def visible_params(params: Params, step: Step) -> SimpleNamespace:
     """The declared sections by name (`dataset` for an `each` stage), and those that say how and what is shown, never what."""
     view = {name: getattr(params, name) for name in (*step.stage.sections, "machine", "tracking", "evaluation")}
     if step.dataset:

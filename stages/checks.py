@@ -11,24 +11,24 @@ from typing import Any
 from axolotl_core.artifacts import manifest
 from axolotl_core.errors import ArtifactError, AxolotlError, DataError, ModelError, ParamsError
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.params.whole import Params
+from axolotl_core.params.params import Params
 from axolotl_core.prompts.columns import shaped
 from axolotl_core.prompts.resolve import format_of, read
 from axolotl_core.sources.files import files_of, place_of
 from axolotl_core.sources.files import reader as reader_of
 from axolotl_core.sources.place import resolve
 from axolotl_core.sources.readers import Bad, read_file
-from stages.job import Project
+from axolotl_core.stages.job import Project
 
 LOOKED_AT = 50
-"""Rows of each data set that are tried with its format."""
+"""Rows of each dataset that are tried with its format."""
 GIB = 2**30
 STATE_BYTES = 12
 """Of a trained weight in a checkpoint: itself and two moments, in fp32."""
 
 
 def rows(project: Project, params: Params) -> Iterator[tuple[str, str]]:
-    """(option, sentence) for a local data set whose first rows its format does not read."""
+    """(option, sentence) for a local dataset whose first rows its format does not read."""
     for name, data in params.datasets.items():
         problem = _misfit(project, data)
         if problem:
@@ -68,7 +68,7 @@ def _tried(data: Dataset, format: Any, row: dict[str, Any], root: Path) -> None:
 
 
 def _rows(project: Project, data: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows that can be read, of a data set on this machine; none of one that is not."""
+    """Rows that can be read, of a dataset on this machine; none of one that is not."""
     place = place_of(data, project.root)
     if place.kind == "hub":
         return
@@ -86,7 +86,7 @@ def validation(project: Project, params: Params) -> Iterator[tuple[str, str]]:
         if size >= 1 and all(place_of(data, project.root).kind != "hub" for data in trained):
             count = sum(1 for _ in islice((row for data in trained for row in _rows(project, data)), int(size) + 1))
             if count <= size:
-                yield "packing.val_set_size", f"is {size:g}, and the data sets have {count:,} rows; lower it, nothing is left to train on"
+                yield "packing.val_set_size", f"is {size:g}, and the datasets have {count:,} rows; lower it, nothing is left to train on"
 
 
 def model(project: Project, params: Params) -> Iterator[tuple[str, str]]:
@@ -176,6 +176,6 @@ def login(params: Params) -> list[str]:
     asked = tracking.wandb_project or os.environ.get("WANDB_PROJECT")
     if not asked or (tracking.wandb_mode or os.environ.get("WANDB_MODE")):
         return []
-    from axolotl_core.training.listeners.weights_and_biases import OFFLINE, logged_in
+    from axolotl_core.tracking.wandb import OFFLINE, logged_in
 
     return [] if logged_in() else [OFFLINE]

@@ -1,86 +1,79 @@
-"""evaluate: the model before and after training, on the held-out rows and in replies to their prompts."""
+"""evaluate: the model before and after training, on the validation rows and in replies to their prompts."""
 
 import json
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts import manifest
-from axolotl_core.evaluation.measure import measure
-from axolotl_core.evaluation.replies import prompts, reply, stops_of
+from axolotl_core.batches.rows import Data, open_data
+from axolotl_core.evaluation.evaluate import evaluate_rows
+from axolotl_core.evaluation.replies import Prompt, prompts, replies
 from axolotl_core.models.load import Loaded, embedding_rows, load_model
 from axolotl_core.models.pin import open_pinned
-from axolotl_core.progress import progress
+from axolotl_core.stages.job import Job, Result
 from axolotl_core.tokens.tokenizer import read_tokenizer
-from axolotl_core.training.batches import open_rows
-from axolotl_core.training.loss import losses
-from stages.job import Job, Result
+
+
+class Observed(NamedTuple):
+    """Of one model: metrics of the validation rows, as `evaluate` gives them, and a reply to each prompt."""
+
+    metrics: dict[str, Any]
+    replies: list[str]
 
 
 def run(job: Job) -> Result:
     """evaluation/report.json and metrics/evaluate.json from adapter/, base/, packed/, tokens/ and tokenizer/.
 
-    The numbers of the validation rows are those of metrics/held_out.json where train has taken them.
+    The metrics are those of metrics/held_out.json where train has taken them.
     """
-    evaluation, machine = job.params.evaluation, job.params.machine
-    facts = manifest.read(job.input("packed"))
-    tokenizer = read_tokenizer(job.input("tokenizer"))
-    held_out, train = (open_rows(job.input("packed"), part, job.input("tokens"), facts, tokenizer.pad_id) for part in ("eval", "train"))
-    asked = prompts(held_out if len(held_out) else train, evaluation.eval_table_size)
-    pinned = open_pinned(job.input("base"), job.project.root, job.project.stats, job.folder / "base")
-    base = pinned.folder
-    packed = facts["eval"]["samples"] > facts["eval"]["rows"]
-    settings: dict[str, Any] = {"vocabulary": embedding_rows(tokenizer.size, job.params.model), "packed": packed}
+    evaluation = job.params.evaluation
+    data = open_data(job.input("packed"), job.input("tokens"), read_tokenizer(job.input("tokenizer")))
+    chosen = prompts(data.validation if len(data.validation) else data.train, evaluation.eval_table_size)
+    taken = json.loads(job.input("metrics/held_out.json").read_text(encoding="utf-8"))
 
-    measured = json.loads(job.input("metrics/held_out.json").read_text(encoding="utf-8"))
-
-    def numbers(loaded: Loaded, when: str) -> dict[str, Any]:
-        """Of the validation rows: those that train has taken of the same weights, else measured here."""
-        if measured[when] is not None:
-            return dict(measured[when])
-        size = evaluation.eval_batch_size or machine.micro_batch_size
-        each = partial(losses, loaded.model.eval(), how=loaded.how)
-        batches = (batch.place(loaded.model.device) for batch in held_out.batches(range(len(held_out)), size))
-        found = measure(each, progress(batches, -(-len(held_out) // size), f"validation {when}"), facts["datasets"])
-        assert found is not None, "nobody stops it"
-        return found
-
-    def look(loaded: Loaded, when: str) -> dict[str, Any]:
+    def observe(loaded: Loaded, when: str) -> Observed:
         loaded.model.eval()
-        ends: dict[str, Any] = {"stops": stops_of(loaded.model, tokenizer, asked), "pad_id": tokenizer.pad_id}
-        most = evaluation.eval_table_max_new_tokens
-        told = [reply(loaded.model, p.ids, max_new_tokens=most, **ends) for p in progress(asked, len(asked), f"replies {when}", "replies")]
-        return {"numbers": numbers(loaded, when), "replies": [tokenizer.text(ids) for ids in told]}
+        texts = replies(loaded.model, data.tokenizer, chosen, evaluation.eval_table_max_new_tokens, title=f"replies {when}")
+        size = evaluation.eval_batch_size or job.params.machine.micro_batch_size
+        return Observed(taken[when] or evaluate_rows(loaded, data.validation, data.names, size, title=f"validation {when}"), texts)
 
-    if manifest.read(job.input("adapter"))["kind"] == "full":  # one after the other: two whole models may not fit the device
-        before = look(load_model(base, machine, quantise=job.params.model, **settings), "before")
-        after = look(load_trained(job.input("adapter"), base, machine, quantise=job.params.model, **settings), "after")
-    else:
-        tuned = load_trained(job.input("adapter"), base, machine, quantise=job.params.model, **settings)
-        after = look(tuned, "after")
-        with tuned.model.disable_adapter():
-            before = look(tuned, "before")
-    pinned.check()
-    replies = [
-        {
-            "dataset": facts["datasets"][p.dataset],
-            "prompt": tokenizer.text(p.ids),
-            "expected": tokenizer.text(p.expected),
-            "before": b,
-            "after": a,
-        }
-        for p, b, a in zip(asked, before["replies"], after["replies"], strict=True)
-    ]
-    report = {"before": before["numbers"], "after": after["numbers"], "replies": replies}
+    before, after = _before_and_after(job, data, observe)
+    report = {"before": before.metrics, "after": after.metrics, "replies": _table(data, chosen, before.replies, after.replies)}
     (job.out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     metrics = {when: report[when] for when in ("before", "after")}
     job.also["metrics/evaluate.json"].write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    return Result({"replies": len(replies), "tokens": after["numbers"]["tokens"]}, said(before["numbers"], after["numbers"]))
+    return Result({"replies": len(chosen), "tokens": after.metrics["tokens"]}, summary_line(before.metrics, after.metrics))
 
 
-def said(before: dict[str, Any], after: dict[str, Any]) -> str:
+def _before_and_after(job: Job, data: Data, observe: Callable[[Loaded, str], Observed]) -> tuple[Observed, Observed]:
+    model, machine, adapter = job.params.model, job.params.machine, job.input("adapter")
+    pinned = open_pinned(job.input("base"), job.project.root, job.project.stats, job.folder / "base")
+    settings: dict[str, Any] = {"vocabulary": embedding_rows(data.tokenizer.size, model), "packed": data.validation_packed}
+    if manifest.read(adapter)["kind"] == "full":  # one after the other: two full models may not fit the device
+        before = observe(load_model(pinned.folder, machine, quantise=model, **settings), "before")
+        after = observe(load_trained(adapter, pinned.folder, machine, quantise=model, **settings), "after")
+    else:
+        tuned = load_trained(adapter, pinned.folder, machine, quantise=model, **settings)
+        after = observe(tuned, "after")
+        with tuned.model.disable_adapter():
+            before = observe(tuned, "before")
+    pinned.check()
+    return before, after
+
+
+def _table(data: Data, chosen: list[Prompt], before: list[str], after: list[str]) -> list[dict[str, str]]:
+    text = data.tokenizer.text
+    return [
+        {"dataset": data.names[prompt.dataset], "prompt": text(prompt.ids), "expected": text(prompt.expected), "before": b, "after": a}
+        for prompt, b, a in zip(chosen, before, after, strict=True)
+    ]
+
+
+def summary_line(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """A line for the user."""
     if not after["tokens"]:
-        return "no held-out rows (packing.val_set_size), replies only"
+        return "no validation rows (packing.val_set_size), replies only"
     return (
         f"loss {before['loss']:.3f} → {after['loss']:.3f}, perplexity {before['perplexity']:.2f} → {after['perplexity']:.2f}, "
         f"accuracy {before['accuracy']:.1%} → {after['accuracy']:.1%}"

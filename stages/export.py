@@ -10,8 +10,8 @@ from axolotl_core.progress import progress
 from axolotl_core.prompts.resolve import relocated
 from axolotl_core.release.card import write_card
 from axolotl_core.release.prompting import prompting_of, write_special_tokens
+from axolotl_core.stages.job import Job, Result
 from axolotl_core.tokens.tokenizer import read_tokenizer
-from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:

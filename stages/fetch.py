@@ -17,14 +17,14 @@ from axolotl_core.sources.raw import REJECTED, SourceRow, write_raw
 from axolotl_core.sources.readers import Bad, Tell, read_file
 from axolotl_core.sources.splits import sliced
 from axolotl_core.sources.steady import Steady
-from stages.graph import DATA
-from stages.job import Job, Result
+from axolotl_core.stages.graph import DATA
+from axolotl_core.stages.job import Job, Result
 
 SHARD_SEED = 42
 
 
 def dataset(job: Job) -> Result:
-    """raw/<data set>: the rows as they came."""
+    """raw/<dataset>: the rows as they came."""
     data: Dataset = job.params.dataset
     place = place_of(data, job.project.root)
     fits(place, str(job.step.dataset), data)
@@ -108,7 +108,7 @@ def _split_rows(place: Place, files: Files | None, data: Dataset, job: Job, stea
 
 
 def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, steady: Steady, tell: Tell) -> Iterator[SourceRow]:
-    """files: None for a data set of the hub."""
+    """files: None for a dataset of the hub."""
     if files is None:
         from axolotl_core.sources.hub import read_hub  # imports datasets
 

@@ -1,6 +1,6 @@
 """The stage table: what exists, what each stage reads and writes, and which sections of params.yaml it depends on.
 
-    fetch@<data set> ─→ tokenize@<data set> ─→ pack ─→ train ─→ evaluate
+    fetch@<dataset> ─→ tokenize@<dataset> ─→ pack ─→ train ─→ evaluate
     fetch-tokenizer ────↗                             ↗   └──→ merge ─→ export
     fetch-model ──────────────────────────────────────
 
@@ -24,7 +24,7 @@ DATA = "data"
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table. `{}` in a path stands for the data set; `each` stages exist once a data set."""
+    """One row of the table. `{}` in a path stands for the dataset; `each` stages exist per dataset."""
 
     name: str
     script: str
@@ -42,7 +42,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of the table for one data set, or for all of them."""
+    """A stage of the table for one dataset, or for all of them."""
 
     stage: Stage
     dataset: str | None = None
@@ -68,12 +68,12 @@ class Step:
 
 
 STAGES = (
-    Stage("fetch", "stages.fetch:dataset", 4, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
-    Stage("fetch-tokenizer", "stages.fetch:tokenizer", 4, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
-    Stage("fetch-model", "stages.fetch:model", 2, ("model",), (), "base", outside="model"),
+    Stage("fetch", "axolotl_core.stages.fetch:dataset", 4, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
+    Stage("fetch-tokenizer", "axolotl_core.stages.fetch:tokenizer", 4, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
+    Stage("fetch-model", "axolotl_core.stages.fetch:model", 2, ("model",), (), "base", outside="model"),
     Stage(
         "tokenize",
-        "stages.tokenize:run",
+        "axolotl_core.stages.tokenize:run",
         4,
         ("datasets", "prompt"),
         ("raw/{}", "tokenizer"),
@@ -82,10 +82,10 @@ STAGES = (
         each=True,
         outside="format",
     ),
-    Stage("pack", "stages.pack:run", 2, ("datasets", "packing"), ("tokens",), "packed"),
+    Stage("pack", "axolotl_core.stages.pack:run", 2, ("datasets", "packing"), ("tokens",), "packed"),
     Stage(
         "train",
-        "stages.train:run",
+        "axolotl_core.stages.train:run",
         3,
         ("model", "adapter", "training"),
         ("packed", "tokens", "tokenizer", "base"),
@@ -95,17 +95,17 @@ STAGES = (
     ),
     Stage(
         "evaluate",
-        "stages.evaluate:run",
+        "axolotl_core.stages.evaluate:run",
         3,
         ("model", "evaluation"),
         ("adapter", "packed", "tokens", "tokenizer", "base", "metrics/held_out.json"),
         "evaluation",
         also=("metrics/evaluate.json",),
     ),
-    Stage("merge", "stages.merge:run", 3, ("model",), ("adapter", "base", "tokenizer"), "merged"),
+    Stage("merge", "axolotl_core.stages.merge:run", 3, ("model",), ("adapter", "base", "tokenizer"), "merged"),
     Stage(
         "export",
-        "stages.export:run",
+        "axolotl_core.stages.export:run",
         2,
         ("datasets", "export"),
         ("merged", "tokenizer", "metrics/train.json", "keys/adapter.json"),
@@ -125,7 +125,7 @@ def sections_wanted() -> list[str]:
 def dvc_yaml(datasets: Iterable[str], files: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
     """dvc.yaml as the table says it. files: what is read beside params.yaml, by the stage's `outside`.
 
-    Whole sections are depended on: DVC removes outs before it finds that a param is missing. Tokens are depended on by data set,
+    Whole sections are depended on: DVC removes outs before it finds that a param is missing. Tokens are depended on by dataset,
     not by the folder that holds them all: another params file may have left tokens of its own there.
     """
     names = sorted(datasets)
@@ -166,7 +166,7 @@ def watched(dvc_yaml: str, stage: str, path: str) -> bool:
 
 
 def _expanded(inputs: Sequence[str], datasets: Sequence[str]) -> list[str]:
-    """`tokens` is the tokens of every data set."""
+    """`tokens` is the tokens of every dataset."""
     return [path for name in inputs for path in ([f"tokens/{data}" for data in datasets] if name == "tokens" else [name])]
 
 
@@ -189,7 +189,7 @@ def steps(datasets: Iterable[str]) -> list[Step]:
 
 
 def chosen(name: str, datasets: Iterable[str]) -> list[Step]:
-    """The steps that `axolotl stage NAME` means: `pack`, `tokenize` (all data sets), `tokenize@faq`, `fetch` (all three).
+    """The steps that `axolotl stage NAME` means: `pack`, `tokenize` (all datasets), `tokenize@faq`, `fetch` (all three).
 
     Raises ParamsError with the nearest name.
     """

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from axolotl_core.artifacts.stats import StatCache
-from stages.graph import ARTIFACTS, Step
+from axolotl_core.stages.graph import ARTIFACTS, Step
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Job:
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What the key is made of: {"key": …, "params": {section: …}, "inputs": {path: digest}}."""
     branch: Path | None = None
-    """A checkpoint of another run that train goes on from."""
+    """A checkpoint of another run that train resumes from."""
     datasets: Sequence[str] = ()
     force: bool = False
     """Whether this stage was asked for even though it is up to date."""
@@ -70,7 +70,7 @@ class Job:
         return self.folder / "own"
 
     def input(self, name: str) -> Path:
-        """Path of a declared input; `raw` stands for this data set's own."""
+        """Path of a declared input; `raw` stands for this dataset's own."""
         declared = [self.step.path(template) for template in self.step.stage.inputs]
         path = f"{name}/{self.step.dataset}" if f"{name}/{self.step.dataset}" in declared else name
         if path not in declared:
@@ -84,6 +84,6 @@ class Result:
 
     facts: dict[str, Any]
     said: str
-    afterwards: Callable[[], None] = lambda: None
+    on_published: Callable[[], None] = lambda: None
     work: Mapping[str, int] = field(default_factory=dict)
     """What it took, which differs from run to run: kept in the key file, and no part of the lineage."""

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_core.artifacts import manifest
-from axolotl_core.artifacts.checkpoints import branch_digest
 from axolotl_core.artifacts.key import stage_key
-from axolotl_core.params.whole import Params
+from axolotl_core.checkpoints.format import branch_digest
+from axolotl_core.params.params import Params
 from axolotl_core.sources import outside
-from stages.graph import Step
-from stages.job import Project
+from axolotl_core.stages.graph import Step
+from axolotl_core.stages.job import Project
 
 
 def key_of(project: Project, params: Params, step: Step, branch: Path | None = None) -> str:
@@ -24,7 +24,7 @@ def identity(project: Project, params: Params, step: Step, branch: Path | None =
 
 
 def sections(params: Params, step: Step) -> dict[str, Any]:
-    """The declared sections in their identity form; an `each` stage sees its own data set only."""
+    """The declared sections in their identity form; an `each` stage sees its own dataset only."""
     found = {name: getattr(params, name) for name in step.stage.sections}
     if step.dataset:
         found["datasets"] = params.datasets[step.dataset]

@@ -1,4 +1,4 @@
-"""train in several processes: under torchrun, as `python -m stages.train` with the params as they are now."""
+"""train in several processes: under torchrun, as `python -m axolotl_core.stages.train` with the params as they are now."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from axolotl_core.artifacts.scratch import building
 from axolotl_core.errors import Interrupted, MachineError, TrainError
-from axolotl_core.params.whole import Params
-from stages.job import Project
+from axolotl_core.params.params import Params
+from axolotl_core.stages.job import Project
 
 GRACE_S = 600
 """What processes that were asked to end have for their step and its checkpoint, in seconds."""
@@ -49,12 +49,12 @@ def launch(project: Project, params: Params, count: int, *, force: bool, branch:
         with building(project.scratch / "launch") as folder:
             file = folder / "params.yaml"
             file.write_text(json.dumps(sections, ensure_ascii=False), encoding="utf-8")
-            arguments = ["-P", "-m", "stages.train", "--params", str(file)]
+            arguments = ["-P", "-m", "axolotl_core.stages.train", "--params", str(file)]
             arguments += ["--force"] * force + ["--branch-from", str(branch)] * (branch is not None)
             elastic_launch(config, sys.executable)(*arguments)
     except SignalException as error:
         raise Interrupted(
-            f"training was asked to end ({signal.Signals(error.sigval).name}); the same command goes on from its newest checkpoint"
+            f"training was stopped ({signal.Signals(error.sigval).name}); the same command resumes from its newest checkpoint"
         ) from None
     except ChildFailedError as error:
         killed = [(rank, failure) for rank, failure in error.failures.items() if failure.exitcode < 0]
@@ -62,7 +62,7 @@ def launch(project: Project, params: Params, count: int, *, force: bool, branch:
             rank, failure = min(killed, key=lambda found: found[1].timestamp)
             raise MachineError(
                 f"rank {rank} of {count} was killed by {failure.signal_name()}, perhaps for want of memory; "
-                "nothing is lost, the same command goes on from the newest checkpoint"
+                "nothing is lost, the same command resumes from the newest checkpoint"
             ) from None
         rank, failure = error.get_first_failure()
         ended = TrainError(f"rank {rank} of {count} processes ended with status {failure.exitcode}, as said above")

@@ -3,8 +3,8 @@
 from axolotl_core.models.load import embedding_rows
 from axolotl_core.models.pin import open_pinned
 from axolotl_core.release.merge import merge
+from axolotl_core.stages.job import Job, Result
 from axolotl_core.tokens.tokenizer import read_tokenizer
-from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:

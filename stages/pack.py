@@ -10,15 +10,15 @@ import xxhash
 from axolotl_core.artifacts import manifest
 from axolotl_core.errors import DataError, ParamsError
 from axolotl_core.packing.index import write_rows
-from axolotl_core.packing.plan import Pieces, fit, hold_out, keep_shard, lay_out, split
+from axolotl_core.packing.plan import SampleSpans, fit, hold_out, keep_shard, lay_out, split
 from axolotl_core.params.packing import Packing
+from axolotl_core.stages.graph import ARTIFACTS, watched
+from axolotl_core.stages.job import Job, Result
 from axolotl_core.tokens.samples import Samples
-from stages.graph import ARTIFACTS, watched
-from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:
-    """packed/ from tokens/ of every data set that params.yaml names."""
+    """packed/ from tokens/ of every dataset that params.yaml names."""
     packing: Packing = job.params.packing
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(job)
@@ -35,7 +35,7 @@ def run(job: Job) -> Result:
         found.append(pieces)
         if long:
             too_long[name] = {"samples": long, "fate": excess}
-    pieces = keep_shard(Pieces.join(found), packing)
+    pieces = keep_shard(SampleSpans.join(found), packing)
     twins: dict[str, int] = {}
     if packing.dataset_exact_deduplication:
         pieces = _without_twins(pieces, samples, job.datasets, twins)
@@ -50,7 +50,7 @@ def run(job: Job) -> Result:
     try:
         tests = np.isin(pieces.dataset, [i for i, name in enumerate(job.datasets) if job.params.datasets[name].held_out])
         train, held_out = hold_out(pieces[~tests], packing.val_set_size, packing.shuffle_seed if packing.shuffle_merged_datasets else None)
-        held_out = Pieces.join([held_out, pieces[tests]])
+        held_out = SampleSpans.join([held_out, pieces[tests]])
     except DataError as error:
         gone = sum(dropped.values())
         raise DataError(f"{error} ({gone:,} more have no target token within sequence_len)" if gone else str(error)) from None
@@ -78,9 +78,9 @@ def run(job: Job) -> Result:
         facts["twins"] = twins
     used = facts["train"]["tokens"] / (facts["train"]["rows"] * packing.sequence_len)
     told = f"{facts['train']['rows']:,} rows of {packing.sequence_len} from {len(train):,} samples ({used:.1%} filled), "
-    told += f"{facts['eval']['rows']:,} rows held out"
+    told += f"{facts['eval']['rows']:,} validation rows"
     if packing.val_set_size and not facts["eval"]["rows"]:
-        told += f" (val_set_size {packing.val_set_size:g} of {len(pieces):,} samples is none)"
+        told += f" (val_set_size {packing.val_set_size:g} of {len(pieces):,} samples rounds to 0)"
     for name, gone in too_long.items():
         fate = {"drop": "dropped", "truncate": "cut", "split": "split"}[gone["fate"]]
         told += f"; {name}: {gone['samples']:,} samples over {packing.sequence_len} tokens {fate}"
@@ -100,8 +100,8 @@ def _none_too_long(name: str, lengths: np.ndarray, sequence_len: int) -> None:
         )
 
 
-def _without_twins(pieces: Pieces, samples: Sequence[Samples], names: Sequence[str], twins: dict[str, int]) -> Pieces:
-    """The first of pieces with the same tokens and labels; adds to the count of the others by data set."""
+def _without_twins(pieces: SampleSpans, samples: Sequence[Samples], names: Sequence[str], twins: dict[str, int]) -> SampleSpans:
+    """The first of pieces with the same tokens and labels; adds to the count of the others by dataset."""
     seen: set[bytes] = set()
     first = np.ones(len(pieces), bool)
     for i in range(len(pieces)):
@@ -118,10 +118,10 @@ def _watched_by_dvc(job: Job) -> None:
     graph = (job.project.root / "dvc.yaml").read_text(encoding="utf-8")
     for name in job.datasets:
         if not watched(graph, "pack", f"{ARTIFACTS}/tokens/{name}"):
-            raise ParamsError(f"dvc.yaml: pack does not depend on the tokens of the data set {name}; run `axolotl upgrade`")
+            raise ParamsError(f"dvc.yaml: pack does not depend on the tokens of the dataset {name}; run `axolotl upgrade`")
 
 
-def targets(pieces: Pieces, samples: Sequence[Samples]) -> np.ndarray:
+def targets(pieces: SampleSpans, samples: Sequence[Samples]) -> np.ndarray:
     """Target tokens of each piece; its first label never counts, its neighbour would have to predict it."""
     counts = np.zeros(len(pieces), np.int64)
     for i, data in enumerate(samples):
@@ -130,8 +130,8 @@ def targets(pieces: Pieces, samples: Sequence[Samples]) -> np.ndarray:
     return counts
 
 
-def _with_targets(pieces: Pieces, samples: Sequence[Samples], names: Sequence[str], dropped: dict[str, int]) -> Pieces:
-    """The pieces that teach something, for a step of the others would divide by zero; adds to the count of the rest by data set."""
+def _with_targets(pieces: SampleSpans, samples: Sequence[Samples], names: Sequence[str], dropped: dict[str, int]) -> SampleSpans:
+    """The pieces that teach something, for a step of the others would divide by zero; adds to the count of the rest by dataset."""
     teaches = targets(pieces, samples) > 0
     for i in np.unique(pieces.dataset[~teaches]).tolist():
         dropped[names[i]] = dropped.get(names[i], 0) + int((pieces.dataset[~teaches] == i).sum())

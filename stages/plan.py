@@ -5,11 +5,11 @@ from typing import Any
 
 from axolotl_core.artifacts import record, store
 from axolotl_core.errors import ArtifactError, DataError, ModelError
-from axolotl_core.params.whole import Params
-from stages.build import up_to_date
-from stages.graph import Step, makers, steps
-from stages.job import Project
-from stages.keys import inputs, key_of, sections
+from axolotl_core.params.params import Params
+from axolotl_core.stages.build import up_to_date
+from axolotl_core.stages.graph import Step, makers, steps
+from axolotl_core.stages.job import Project
+from axolotl_core.stages.keys import inputs, key_of, sections
 
 
 def plan(project: Project, params: Params) -> Iterator[tuple[Step, str | None]]:

@@ -22,20 +22,20 @@ from axolotl_core.artifacts import store
 from axolotl_core.artifacts.scratch import sweep
 from axolotl_core.errors import ArtifactError, AxolotlError, MachineError
 from axolotl_core.params.fallbacks import settle
-from axolotl_core.params.whole import Params
-from stages.build import build, remember, restore, take_part, up_to_date
-from stages.graph import Step, chosen, upstream
-from stages.job import Project
-from stages.keys import key_of
-from stages.launch import launch, processes_of
+from axolotl_core.params.params import Params
+from axolotl_core.stages.build import build, remember, restore, take_part, up_to_date
+from axolotl_core.stages.graph import Step, chosen, upstream
+from axolotl_core.stages.job import Project
+from axolotl_core.stages.keys import key_of
+from axolotl_core.stages.launch import launch, processes_of
 
 
 def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False, branch: Path | None = None) -> int:
     """Bring a stage up to date, and all it reads unless `only`; prints a line a stage, returns how many were run.
 
-    Stages that exist once a data set run side by side, in processes of their own. train starts itself under torchrun
+    Stages that exist per dataset run side by side, in processes of their own. train starts itself under torchrun
     where params.yaml or the GPUs ask for several processes; in such a process only train itself is run. branch: a
-    checkpoint that train goes on from.
+    checkpoint that train resumes from.
     """
     targets = chosen(name, params.datasets)
     _sweep(project, targets)

@@ -1,4 +1,4 @@
-"""tokenize: rows → ids and labels of one data set. Lengths are no matter here, sequence_len belongs to pack."""
+"""tokenize: rows → ids and labels of one dataset. Lengths are no matter here, sequence_len belongs to pack."""
 
 import json
 import os
@@ -6,14 +6,14 @@ import os
 from axolotl_core.artifacts import manifest
 from axolotl_core.errors import ParamsError
 from axolotl_core.prompts.resolve import files_read, relocated
+from axolotl_core.stages.graph import watched
+from axolotl_core.stages.job import Job, Result
 from axolotl_core.tokens.rowcache import RowCache, context_key
 from axolotl_core.tokens.store import Encoder, Written, write_tokens
-from stages.graph import watched
-from stages.job import Job, Result
 
 
 def run(job: Job) -> Result:
-    """tokens/<data set> from raw/<data set> and tokenizer/, with the mask report and the lengths beside it."""
+    """tokens/<dataset> from raw/<dataset> and tokenizer/, with the mask report and the lengths beside it."""
     raw, data, prompt = job.input("raw"), job.params.dataset, job.params.prompt
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(job)

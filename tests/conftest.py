@@ -135,7 +135,7 @@ tracking: {}
 
 @pytest.fixture
 def project(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with params.yaml, two data sets and the random model; it is the current folder."""
+    """A folder with params.yaml, two datasets and the random model; it is the current folder."""
     (tmp_path / "data").mkdir()
     write_jsonl(tmp_path / "data" / "sums.jsonl", ALPACA)
     (tmp_path / "data" / "talks.json").write_text(json.dumps(TALKS), encoding="utf-8")
@@ -175,7 +175,7 @@ def axolotl() -> Axolotl:
 def stage(name: str, *overrides: str, only: bool = False, force: bool = False) -> int:
     """A stage of the project in the current folder, in this process."""
     from axolotl_core.cli.project import open_project
-    from stages.run import run
+    from axolotl_core.stages.run import run
 
     return run(*open_project(Path("params.yaml"), overrides), name, only=only, force=force)
 

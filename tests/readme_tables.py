@@ -13,10 +13,10 @@ from axolotl_core import lookup
 from axolotl_core.cli.templates import shipped
 from axolotl_core.params.datasets import UserPrompt
 from axolotl_core.params.docs import docstrings
-from axolotl_core.params.section import Built, Section
-from axolotl_core.params.whole import SECTIONS
+from axolotl_core.params.params import SECTIONS
+from axolotl_core.params.section import Section, Supported
 from axolotl_core.prompts.resolve import FORMATS
-from stages.graph import STAGES
+from axolotl_core.stages.graph import STAGES
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -52,7 +52,7 @@ def sections() -> str:
         readers = [stage.name + ("@…" if stage.each else "") for stage in STAGES if name in stage.sections]
         told = f"{', '.join(readers)} →" if readers else "nothing"
         if name == "datasets":
-            told = "fetch and tokenize of the data set edited, pack →"
+            told = "fetch and tokenize of the dataset edited, pack →"
         rows.append(f"| `{name}` | {told} | {kind.__doc__.split('.')[0].strip()} |")
     return "\n".join(["| section | an edit re-runs | holds |", "|---|---|---|", *rows])
 
@@ -80,7 +80,7 @@ def _default(field: typing.Any) -> str:
 
 
 def _built(field: typing.Any) -> str:
-    mark = next((m for m in field.metadata if isinstance(m, Built)), None)
+    mark = next((m for m in field.metadata if isinstance(m, Supported)), None)
     if mark is None:
         return ""
     return " *Not acted on yet.*" if not mark.values else ""

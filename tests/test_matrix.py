@@ -125,7 +125,7 @@ def test_a_mixture_of_experts_that_is_renamed_on_saving_is_written_whole(project
         edit(project / "params.yaml", LORA, "  adapter:\n")
     options = (*METHODS[method], "training.max_steps=4", *(("adapter.lora_dropout=0.0",) if method != "full" else ()))
     if (family, method) == ("deepseek_v3", "relora"):
-        with pytest.raises(ModelError, match=r"relora_steps: .*experts.* is no linear layer, and only those are merged; name others in"):
+        with pytest.raises(ModelError, match=r"relora_steps: .*experts.* is not a linear layer, and only those are merged; name others in"):
             stage("export", *options)
         return
     stage("export", *options)

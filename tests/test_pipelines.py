@@ -5,7 +5,7 @@ import pytest
 from axolotl_core.cli.project import open_project
 from axolotl_core.cli.templates import DEFAULT, shipped, starter_data
 from axolotl_core.params.document import read
-from axolotl_core.params.whole import SECTIONS
+from axolotl_core.params.params import SECTIONS
 from tests.conftest import REPOSITORY
 
 

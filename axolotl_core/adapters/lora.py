@@ -22,7 +22,7 @@ OTHER_NAMES = {"mlp_up": "up_proj", "mlp_down": "down_proj"}
 """Name of a module in a repository's own code (replit-code-v1) → its name in transformers."""
 
 
-def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None, tell: Callable[[str], None] = lambda _: None) -> PeftModel:
+def attach(model: Any, adapter: Adapter, initial_adapter: Path | None = None, tell: Callable[[str], None] = lambda _: None) -> PeftModel:
     """Freeze the model and put updates beside the target modules: fresh ones, which start as zero, or those of a folder.
 
     tell: gets a sentence where a module has another name in transformers than in the repository's own code.
@@ -30,10 +30,10 @@ def attach(model: Any, adapter: Adapter, goes_on_from: Path | None = None, tell:
     Raises ModelError: a target or module name that the model lacks, a family without usual targets, an adapter that does
     not fit the base, or whose rank and targets are not those of params.yaml.
     """
-    if goes_on_from is None:
+    if initial_adapter is None:
         attached = _fresh(model, _renamed(model, adapter, tell))
     else:
-        attached = apply(model, goes_on_from, trainable=True)
+        attached = apply(model, initial_adapter, trainable=True)
         _same_settings(attached.peft_config["default"], adapter)
     for parameter in attached.parameters():
         if parameter.requires_grad:  # bf16 would round most updates of lora_modules_to_save away
@@ -118,14 +118,14 @@ def check_names(model: Any, adapter: Adapter) -> None:
 
 
 def _listed(model: Any, adapter: Adapter) -> list[str]:
-    """lora_target_modules as names. Raises ModelError for a regular expression that is none, or that matches no linear module."""
+    """lora_target_modules as names. Raises ModelError for a invalid regular expression, or that matches no linear module."""
     asked = adapter.lora_target_modules
     if not isinstance(asked, str):
         return list(asked)
     try:
         matched = [name for name, _ in model.named_modules() if re.fullmatch(asked, name)]
     except re.error as error:
-        raise ModelError(f"adapter.lora_target_modules: '{asked}' is no regular expression: {error}") from None
+        raise ModelError(f"adapter.lora_target_modules: '{asked}' is not a regular expression: {error}") from None
     if not matched:
         some = next((name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)), "")
         raise ModelError(

@@ -1,9 +1,9 @@
-"""ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so often the update is merged into the base and begins anew.
+"""ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so often the update is merged into the base and restarts.
 
     before step k · relora_steps:   W ← W + s B A,   A ← kaiming-uniform, B ← 0,   the optimizer forgets A and B
 
 W is kept in full precision in the run's folder and the layer gets a copy of it, rounded or quantised: so nothing drifts
-however often it is merged. The result is a whole model.
+however often it is merged. The result is a full model.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ class Group(Protocol):
     def wait(self) -> None: ...
 
 
-class Restarts:
+class ReLoRA:
     """Merges of one run. merged: the file of the weights as merged so far, or None before the first merge."""
 
     def __init__(self, model: Any, base: Path, every: int, *, on_cpu: bool) -> None:
@@ -47,7 +47,7 @@ class Restarts:
         self.layers: dict[str, LoraLayer] = {f"{name}.weight": layer for name, layer in layers(model).items()}
         if experts := next((name for name, layer in layers(model).items() if isinstance(layer, ParamWrapper)), None):
             raise ModelError(
-                f"adapter.relora_steps: {experts} is no linear layer, and only those are merged; name others in lora_target_modules"
+                f"adapter.relora_steps: {experts} is not a linear layer, and only those are merged; name others in lora_target_modules"
             )
         self.source = weights_of_parameters(base, self.layers)
         for name in self.layers:
@@ -58,7 +58,7 @@ class Restarts:
         return step > 0 and step % self.every == 0
 
     def merge(self, run: Path, step: int, group: Group) -> list[nn.Parameter]:
-        """Merge and begin anew; the parameters that the optimizer is to forget."""
+        """Merge and restart; the parameters that the optimizer is to forget."""
         weights = self.weights()
         self.take(weights)
         file = run / f"merged-{step}.safetensors"
@@ -71,7 +71,7 @@ class Restarts:
         return [p for layer in self.layers.values() for n, p in layer.named_parameters() if "lora_" in n and p.requires_grad]
 
     def restore(self, run: Path, saved: Path, group: Group) -> None:
-        """Go on from the merged weights of a checkpoint."""
+        """Resume from the merged weights of a checkpoint."""
         file = run / "merged-resumed.safetensors"
         if group.main and not (file.exists() and file.samefile(saved)):
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""manifest.json: what an artifact holds. Content facts only, written last: its presence means the artifact is whole.
+"""manifest.json: what an artifact holds. Content facts only, written last: its presence means the artifact is complete.
 
 {"format": "tokens", "version": 1, "files": [{"file": "part-00000.arrow", "bytes": 520, "xxh3": "…"}], "rows": 3}
 
@@ -34,11 +34,11 @@ def seal(folder: Path, format: str, facts: Mapping[str, Any]) -> str:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest of a whole artifact. Raises ArtifactError: missing, unreadable, of another version, no manifest by its shape."""
+    """The manifest of a complete artifact. Raises ArtifactError: missing, unreadable, of another version, no manifest by its shape."""
     try:
         manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        state = "is not whole (it has no manifest.json)" if folder.is_dir() else "is missing"
+        state = "is incomplete (it has no manifest.json)" if folder.is_dir() else "is missing"
         raise ArtifactError(f"{folder}: {state}; run the stage that makes it") from None
     except (OSError, ValueError, RecursionError):
         raise _damaged(folder) from None

@@ -40,7 +40,7 @@ class Result:
 
     @property
     def stage(self) -> str:
-        """Which stage made it, whatever the data set."""
+        """Which stage made it, whatever the dataset."""
         return str(self.record["stage"]).partition("@")[0]
 
     @property

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from axolotl_core.artifacts.checkpoints import Run, finished_runs
 from axolotl_core.artifacts.store import Result, results
+from axolotl_core.checkpoints.format import Run, finished_runs
 from axolotl_core.cli.project import DVC
 from axolotl_core.errors import ParamsError
 from axolotl_core.terminal import say

@@ -8,20 +8,20 @@ import click
 
 from axolotl_core.cli.project import graph_of, open_project, params_options
 from axolotl_core.errors import AxolotlError, MachineError, ModelError, ParamsError
-from axolotl_core.models.packs import packs_of
+from axolotl_core.models.packing import packing_support
 from axolotl_core.params.document import read
 from axolotl_core.params.fallbacks import settle
 from axolotl_core.params.flat.translate import is_flat
 from axolotl_core.params.load import sections_of
+from axolotl_core.params.params import Params
 from axolotl_core.params.sharding import deepspeed_of
-from axolotl_core.params.whole import Params
 from axolotl_core.sources.files import files_of, fits, place_of
 from axolotl_core.sources.outside import adapter
 from axolotl_core.sources.place import resolve
+from axolotl_core.stages import checks
+from axolotl_core.stages.graph import sections_wanted
+from axolotl_core.stages.job import Project
 from axolotl_core.terminal import say
-from stages import checks
-from stages.graph import sections_wanted
-from stages.job import Project
 
 
 @click.command("check")
@@ -29,7 +29,7 @@ from stages.job import Project
 def command(params: Path, overrides: tuple[str, ...]) -> None:
     """Read params.yaml and say everything that is wrong with it.
 
-    Options and their values, impossible pairs, formats and the first rows of each data set, whether files are there, modules and
+    Options and their values, impossible pairs, formats and the first rows of each dataset, whether files are there, modules and
     positions of a base model that is here, disk space, and whether dvc.yaml fits. It says what will be taken in the place of a
     preference that this machine does not meet.
     """
@@ -84,8 +84,8 @@ def packing(project: Project, params: Params, file: Path) -> list[str]:
     base = checks.fetched_base(project)
     if not params.packing.sample_packing or base is None:
         return []
-    packs = packs_of(SimpleNamespace(**json.loads((base / "config.json").read_text(encoding="utf-8-sig"))))
-    return [] if packs.how else [f"{file}: packing.sample_packing: {packs.reason}; set it to false"]
+    packs = packing_support(SimpleNamespace(**json.loads((base / "config.json").read_text(encoding="utf-8-sig"))))
+    return [] if packs.method else [f"{file}: packing.sample_packing: {packs.reason}; set it to false"]
 
 
 def dvc(project: Project, params: Params, file: Path) -> list[str]:

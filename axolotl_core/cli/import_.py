@@ -9,7 +9,7 @@ from axolotl_core.cli.project import PARAMS
 from axolotl_core.cli.templates import keep, written
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.document import Document, read
-from axolotl_core.params.flat.fate import Fate
+from axolotl_core.params.flat.migration import Migration
 from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, replicas, translate
 from axolotl_core.params.load import load
 from axolotl_core.terminal import say, warn
@@ -65,7 +65,7 @@ def _tell_batch(document: Document, processes: int, num_gpus: int | None) -> Non
     say(f"batch_size {rows * copies} = {each} × {copies} GPU{'s' * (copies > 1)}{shared}, {given}")
 
 
-def _tell_left_out(document: Document, fates: list[Fate]) -> None:
+def _tell_left_out(document: Document, fates: list[Migration]) -> None:
     if fates:
         say("left out:")
     for fate in fates:

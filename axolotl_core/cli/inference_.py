@@ -10,8 +10,8 @@ from axolotl_core.artifacts import manifest
 from axolotl_core.cli.project import open_project
 from axolotl_core.cli.words import WithOptions, config_and_overrides
 from axolotl_core.release.chat import READS, Chat, Sampling, open_chat
+from axolotl_core.stages.plan import changed
 from axolotl_core.terminal import say, warn
-from stages.plan import changed
 
 
 @click.command("inference", cls=WithOptions)

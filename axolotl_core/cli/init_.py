@@ -10,8 +10,8 @@ from axolotl_core.cli.project import DVC, graph_of
 from axolotl_core.cli.templates import DEFAULT, page, shipped, starter_data, template
 from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.params.load import load
+from axolotl_core.stages.graph import ARTIFACTS, DATA
 from axolotl_core.terminal import say
-from stages.graph import ARTIFACTS, DATA
 
 IGNORED_BY_GIT = f"/{ARTIFACTS}\n/.axolotl/\n/wandb\n/tensorboard\n/dvc_plots/\n"
 IGNORED_BY_DVC = "__pycache__/\n.axolotl/\nwandb/\ntensorboard/\ndvc_plots/\n"

@@ -27,7 +27,7 @@ COMMANDS = {
     "merge-lora": "The same as merge.",
     "plan": "Show every stage, what it reads, and whether it would run and why.",
     "preprocess": "Prepare the data, and nothing that needs a GPU.",
-    "pull": "Bring results of the team here, and see that they are whole.",
+    "pull": "Bring results of the team here, and check that they are complete.",
     "push": "Send results to the team's remote, and see that they are there.",
     "report": "Show what training changed: losses and replies.",
     "run": "Make a params file the active one and bring everything up to date.",
@@ -80,7 +80,7 @@ class Commands(click.Group):
 
 def _option_of_params(error: click.NoSuchOption) -> click.UsageError:
     """An option of params.yaml that was given as one of the command line: how it is set there."""
-    from axolotl_core.params.whole import section_of  # imports pydantic
+    from axolotl_core.params.params import section_of  # imports pydantic
 
     name = error.option_name.lstrip("-").replace("-", "_").rpartition(".")[2]
     if name not in section_of():

@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from axolotl_core.cli.project import open_project, params_options
+from axolotl_core.stages.graph import makers
+from axolotl_core.stages.plan import plan
 from axolotl_core.terminal import say
-from stages.graph import makers
-from stages.plan import plan
 
 
 @click.command("plan")

@@ -11,16 +11,16 @@ import click
 from axolotl_core import world
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.load import load, sections_of
-from axolotl_core.params.whole import Params
+from axolotl_core.params.params import Params
 from axolotl_core.prompts.resolve import files_read, format_of
 from axolotl_core.sources.outside import adapter_files
+from axolotl_core.stages.graph import dvc_yaml
+from axolotl_core.stages.job import Project
 from axolotl_core.terminal import warn
-from stages.graph import dvc_yaml
-from stages.job import Project
 
 PARAMS = "params.yaml"
 DVC = [sys.executable, "-P", "-m", "dvc"]
-"""How dvc is called: that of this Python, which looks for no module in the current folder."""
+"""ForwardSpec dvc is called: that of this Python, which looks for no module in the current folder."""
 
 
 def params_options(command: Any) -> Any:

@@ -9,11 +9,11 @@ from axolotl_core.artifacts import record
 from axolotl_core.cli.project import DVC, open_project, params_options
 from axolotl_core.cli.remote import damaged, lacking, objects_of, open_remote, outs_of, unreachable
 from axolotl_core.errors import ArtifactError, foreign
-from axolotl_core.params.whole import Params
+from axolotl_core.params.params import Params
+from axolotl_core.stages.build import wrong
+from axolotl_core.stages.graph import ARTIFACTS, Step, chosen, makers, steps
+from axolotl_core.stages.job import Project
 from axolotl_core.terminal import say
-from stages.build import wrong
-from stages.graph import ARTIFACTS, Step, chosen, makers, steps
-from stages.job import Project
 
 
 @click.command("pull")
@@ -21,10 +21,10 @@ from stages.job import Project
 @click.argument("name", required=False)
 @click.option("--remote", "-r", metavar="REMOTE", help="Which remote; unset: the default one.")
 def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: str | None) -> None:
-    """Bring results of the team here, and see that they are whole.
+    """Bring results of the team here, and check that they are complete.
 
     With the NAME of a stage: what that stage reads, and nothing else. What is damaged is thrown away and brought once more. The
-    status is 0 when all of it is here and whole.
+    status is 0 when all of it is here and complete.
 
     \b
     axolotl pull              all that dvc.lock names
@@ -53,7 +53,7 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
         if bad := _wrong(project, wanted, outs):
             path, told = next(iter(bad.items()))
             raise ArtifactError(f"{path}: the remote's copy is damaged too ({told}); `axolotl push` where it was made")
-    say(f"{len(paths):,} outs are here and whole")
+    say(f"{len(paths):,} outs are here and complete")
 
 
 def _read_by(params: Params, name: str) -> list[Step]:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from axolotl_core.artifacts import manifest
+from axolotl_core.stages.graph import ARTIFACTS
 from axolotl_core.terminal import say
-from stages.graph import ARTIFACTS
 
 WIDTH = 38
 LINES = 7
@@ -36,10 +36,10 @@ def show(root: Path) -> None:
 
 
 def numbers(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Loss, perplexity and accuracy before and after, a line a data set."""
+    """Loss, perplexity and accuracy before and after, a line per dataset."""
     if not after["tokens"]:
         return "nothing was held out (packing.val_set_size), so there is no loss to show"
-    lines = [f"{'held-out':<16}{'tokens':>8}{'loss before':>14}{'after':>9}{'change':>9}{'accuracy before':>17}{'after':>9}"]
+    lines = [f"{'validation':<16}{'tokens':>8}{'loss before':>14}{'after':>9}{'change':>9}{'accuracy before':>17}{'after':>9}"]
     for name in ("all", *after["datasets"]):
         b, a = (before, after) if name == "all" else (before["datasets"][name], after["datasets"][name])
         if a["tokens"]:

@@ -20,7 +20,7 @@ from axolotl_core.params.document import read, text_of
 from axolotl_core.params.edit import edited, with_sections
 from axolotl_core.params.flat.translate import is_flat
 from axolotl_core.params.load import place_of_override, sections_of
-from stages.graph import sections_wanted
+from axolotl_core.stages.graph import sections_wanted
 
 
 @click.command("run")
@@ -40,7 +40,7 @@ def command(source: str | None, overrides: tuple[str, ...]) -> None:
     file = target if source is None else _file(source)
     project, params = open_project(file, overrides)
     if not Path(".dvc").is_dir() or not Path("dvc.yaml").is_file():
-        raise ParamsError("this folder is no axolotl project, it lacks .dvc or dvc.yaml; `axolotl init DIR` makes one")
+        raise ParamsError("this folder is not an axolotl project, it lacks .dvc or dvc.yaml; `axolotl init DIR` makes one")
     graph = graph_of(params, project.root)
     if _without_deps(Path("dvc.yaml").read_text(encoding="utf-8")) != _without_deps(graph):
         raise ParamsError("dvc.yaml: was not written by this version of axolotl; run `axolotl upgrade`")
@@ -58,7 +58,7 @@ def command(source: str | None, overrides: tuple[str, ...]) -> None:
 
 
 def _without_deps(graph: str) -> Any:
-    """dvc.yaml but for what it depends on, which follows from the params. Raises ParamsError where it is no YAML."""
+    """dvc.yaml but for what it depends on, which follows from the params. Raises ParamsError where it is not YAML."""
     try:
         document = YAML(typ="safe", pure=True).load(graph)
     except YAMLError:

@@ -9,9 +9,9 @@ import click
 from axolotl_core import world
 from axolotl_core.cli.project import PARAMS, open_project, params_options
 from axolotl_core.errors import ParamsError
+from axolotl_core.stages.graph import GROUPS, chosen
+from axolotl_core.stages.run import run
 from axolotl_core.terminal import say
-from stages.graph import GROUPS, chosen
-from stages.run import run
 
 OTHER_PARAMS = "DVC has not recorded this, which is not what params.yaml asks for; `axolotl run` with the same params makes it so"
 
@@ -22,7 +22,7 @@ OTHER_PARAMS = "DVC has not recorded this, which is not what params.yaml asks fo
 @click.option("--only", is_flag=True, help="Just this stage; what it reads must be there.")
 @click.option("--force", is_flag=True, help="Run it even if it is up to date, on files that are read anew.")
 @click.option("--verify", is_flag=True, help="Read every file anew, sources and artifacts, and believe no size or time.")
-@click.option("--branch-from", type=click.Path(path_type=Path), help="train: go on from this checkpoint of another run.")
+@click.option("--branch-from", type=click.Path(path_type=Path), help="train: resume from this checkpoint of another run.")
 @click.option("--revision", type=int, hidden=True, help="The code identity that dvc.yaml was written for.")
 def command(
     name: str,
@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Bring one stage up to date, and all it reads, without DVC.
 
-    NAME is fetch, tokenize, pack, train, evaluate, merge or export; `tokenize@faq` is that of one data set.
+    NAME is fetch, tokenize, pack, train, evaluate, merge or export; `tokenize@faq` is that of one dataset.
 
     \b
     axolotl stage pack                        prepare data on a machine without a GPU

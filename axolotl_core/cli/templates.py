@@ -11,7 +11,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.document import Comment, Document, Where
-from axolotl_core.params.whole import SECTIONS
+from axolotl_core.params.params import SECTIONS
 from axolotl_core.terminal import say
 
 DEFAULT = "smollm2-lora"
@@ -19,7 +19,7 @@ DEFAULT = "smollm2-lora"
 
 def shipped() -> dict[str, Path]:
     """Name → file of pipelines/."""
-    folder = Path(str(resources.files("pipelines").joinpath("")))
+    folder = Path(str(resources.files("axolotl_core.pipelines").joinpath("")))
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
@@ -49,7 +49,7 @@ def keep(target: Path) -> None:
 
 
 def starter_data() -> Path:
-    """The small data set of the default pipeline: beside the pipelines in an installed package, data/ in a checkout."""
+    """The small dataset of the default pipeline: beside the pipelines in an installed package, data/ in a checkout."""
     folder = template(DEFAULT).parent
     return folder / "data" if (folder / "data").is_dir() else folder.parent / "data"
 

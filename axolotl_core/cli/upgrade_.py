@@ -14,7 +14,7 @@ from axolotl_core.terminal import say
 def command() -> None:
     """Rewrite dvc.yaml for the installed version.
 
-    It also names the data sets of params.yaml and the files that formats read. Stages whose code gives other bytes than
+    It also names the datasets of params.yaml and the files that formats read. Stages whose code gives other bytes than
     before have a higher revision there, and run again; no other does.
     """
     path = Path("dvc.yaml")

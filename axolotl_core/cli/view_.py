@@ -12,10 +12,10 @@ from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.scratch import write_atomically
 from axolotl_core.cli.project import open_project, params_options
 from axolotl_core.errors import ParamsError, nearest
-from axolotl_core.params.whole import Params
+from axolotl_core.params.params import Params
+from axolotl_core.stages.job import Project
+from axolotl_core.stages.run import run
 from axolotl_core.terminal import printable, say, styled
-from stages.job import Project
-from stages.run import run
 
 BAR = 40
 
@@ -27,7 +27,7 @@ def command() -> None:
     \b
     axolotl view tokens --dataset faq --row 3         a row: trained and untrained text, special tokens
     axolotl view tokens --row 3 --html row.html       the same as a page
-    axolotl view masks                                the mask report of every data set
+    axolotl view masks                                the mask report of every dataset
     """
 
 
@@ -37,7 +37,7 @@ def _dataset_option(text: str) -> Any:
 
 @command.command("tokens")
 @params_options
-@_dataset_option("Which data set; the first one if not given.")
+@_dataset_option("Which dataset; the first one if not given.")
 @click.option("--row", "-r", type=int, default=1, show_default=True, help="Which row of it, counted from 1.")
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page instead.")
 @click.option("--color/--no-color", default=None, help="Colours; else only in a terminal.")
@@ -47,7 +47,7 @@ def tokens(params: Path, overrides: tuple[str, ...], dataset: str | None, row: i
     Trained text is green, text that is not trained grey, special tokens stand out. Without colours trained text stands
     in ⟦ ⟧. Brings tokenize up to date first.
     """
-    from axolotl_core.tokens import view
+    from axolotl_core.report import rows as view
     from axolotl_core.tokens.tokenizer import read_tokenizer
 
     project, whole = open_project(params, overrides)
@@ -68,7 +68,7 @@ def tokens(params: Path, overrides: tuple[str, ...], dataset: str | None, row: i
 
 @command.command("masks")
 @params_options
-@_dataset_option("Only this data set.")
+@_dataset_option("Only this dataset.")
 def masks(params: Path, overrides: tuple[str, ...], dataset: str | None) -> None:
     """Show the mask report: what is trained by role, what looks wrong, how long rows are.
 
@@ -82,10 +82,10 @@ def masks(params: Path, overrides: tuple[str, ...], dataset: str | None) -> None
 
 
 def _tokenized(project: Project, params: Params, dataset: str | None, *, every: bool = False) -> list[str]:
-    """The data sets meant, tokenised; what the stage says goes to stderr."""
+    """The datasets meant, tokenised; what the stage says goes to stderr."""
     names = sorted(params.datasets)
     if dataset is not None and dataset not in names:
-        raise ParamsError(f"no data set is called '{dataset}'{nearest(dataset, names)}; there are {', '.join(names)}")
+        raise ParamsError(f"no dataset is called '{dataset}'{nearest(dataset, names)}; there are {', '.join(names)}")
     chosen = [dataset] if dataset else names if every else list(params.datasets)[:1]
     with contextlib.redirect_stdout(sys.stderr):
         for name in chosen:
@@ -103,7 +103,7 @@ def _report(report: dict[str, Any]) -> str:
     for role, of in report["roles"].items():
         lines.append(f"  {role:<12} {of['tokens']:>12,} tokens, {of['share']:>5.0%} trained")
     lines.append(f"  {report['turns']:,} answers, {report['turns_whose_end_is_not_trained']:,} whose end is not trained")
-    lines.append(f"  {report['rows_without_trained_token']:,} rows without a trained token (dropped)")
+    lines.append(f"  {report['rows_without_trained_token']:,} rows without a target token (dropped)")
     lines.append(f"  {report['rows_not_given_back']:,} rows whose ids do not give the text back")
     (how, count), *_ = report["special_tokens_in_fields"].items()
     lines.append(f"  {count:,} special tokens in fields, taken {how.replace('_', ' ')}")

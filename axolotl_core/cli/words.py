@@ -12,7 +12,7 @@ from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.docs import docstrings
 from axolotl_core.params.flat.options import RENAMED
 from axolotl_core.params.flat.translate import what_became_of
-from axolotl_core.params.whole import SECTIONS, section_of
+from axolotl_core.params.params import SECTIONS, section_of
 
 ASSIGNED = re.compile(r"[A-Za-z_][\w.-]*=.*", re.DOTALL)
 

@@ -129,7 +129,7 @@ def own_template(folder: Path, fallback: str | None = None) -> str:
         found = next((entry["template"] for entry in found if entry["name"] == "default"), None)
     if not found and fallback is None:
         raise ModelError(
-            "the tokenizer has no chat template; give one as `chat_template` of the data set, a Jinja file or a name such as chatml"
+            "the tokenizer has no chat template; give one as `chat_template` of the dataset, a Jinja file or a name such as chatml"
         )
     return str(found or fallback)
 
@@ -229,7 +229,7 @@ def _with_arguments(calls: Any) -> Any:
 
 
 def _checked(template: ChatTemplate, data: Dataset) -> ChatTemplate:
-    """Raises ParamsError where the template itself says what is trained and the data set something else."""
+    """Raises ParamsError where the template itself says what is trained and the dataset something else."""
     if template.marks_generation and (data.roles_to_train is not None or ends_of(data) != "turn"):
         option = "roles_to_train" if data.roles_to_train is not None else "train_on_eos" if data.train_on_eos else "train_on_eot"
         raise ParamsError(f"{option} does nothing: the chat template's generation blocks say what is trained; remove it")

@@ -9,8 +9,9 @@ Ids(ids=[5, 6], labels=[-100, 6])
 from typing import Any
 
 from axolotl_core.errors import DataError
+from axolotl_core.labels import IGNORE_INDEX
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.prompts.example import UNTRAINED, Format, Ids, Row, Vocabulary, kind_of_list, listed
+from axolotl_core.prompts.example import Format, Ids, Row, Vocabulary, kind_of_list, listed
 from axolotl_core.prompts.wrap import no_style
 
 COLUMNS = ("input_ids", "attention_mask", "labels")
@@ -19,7 +20,7 @@ COLUMNS = ("input_ids", "attention_mask", "labels")
 def load(data: Dataset, style: str | None) -> Format:
     """Fields `input_ids`, `attention_mask` and `labels`, lists of one length; a label is an id or -100."""
     no_style("pretokenized", style)
-    name = "pretokenized" if "type" in data.model_fields_set else "pretokenized (the data set has no `type`)"
+    name = "pretokenized" if "type" in data.model_fields_set else "pretokenized (the dataset has no `type`)"
 
     def read(row: Row) -> Ids:
         ids, mask, labels = (_numbers(row, column) for column in COLUMNS)
@@ -31,7 +32,7 @@ def load(data: Dataset, style: str | None) -> Format:
     def fit(vocabulary: Vocabulary) -> Format:
         def checked(row: Row) -> Ids:
             found = read(row)
-            for name, values, least in (("input_ids", found.ids, 0), ("labels", found.labels, UNTRAINED)):
+            for name, values, least in (("input_ids", found.ids, 0), ("labels", found.labels, IGNORE_INDEX)):
                 wrong = [v for v in values if not (0 <= v < vocabulary.size or v == least)]
                 if wrong:
                     raise DataError(f"field '{name}' has {wrong[0]}, the tokenizer's ids are 0 to {vocabulary.size - 1}")

@@ -12,9 +12,10 @@ from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import MachineError, ModelError, foreign
 from axolotl_core.models import quiet  # noqa: F401
-from axolotl_core.models.packing import How, self_test, small_model, splits
-from axolotl_core.models.packs import packs_of
+from axolotl_core.models.forward import ForwardSpec
+from axolotl_core.models.packing import packing_support
 from axolotl_core.models.quantize import keep_quantised, settings_of, untrue
+from axolotl_core.models.self_test import self_test, small_model, splits
 from axolotl_core.models.weights import complete
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
@@ -28,7 +29,7 @@ class Loaded:
     """A model, how it is run, its attention, and sentences about preferences of the machine section that were not met."""
 
     model: PreTrainedModel
-    how: How
+    spec: ForwardSpec
     attention: str
     notes: tuple[str, ...] = ()
 
@@ -76,12 +77,12 @@ def load_model(
         )
     device = device_of(machine)
     attention, note = choose(machine, Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], device.type, packed))
-    packs = packs_of(config)
-    if packed and packs.how is None:
-        raise ModelError(f"{packs.reason}; set packing.sample_packing: false")
+    support = packing_support(config)
+    if packed and support.method is None:
+        raise ModelError(f"{support.reason}; set packing.sample_packing: false")
     if packed and (small := small_model(config, attention, on or device)):
         small.config.use_cache = False
-        self_test(small, How(packs.how or "positions"))
+        self_test(small, ForwardSpec(support.method or "positions"))
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:
@@ -94,9 +95,9 @@ def load_model(
         keep_quantised(model)
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
-    how = How(packs.how or "positions")
+    spec = ForwardSpec(support.method or "positions")
     notes = [note for note in (note, untrue(quantise, config)) if note]
-    return Loaded(model, replace(how, split=splits(model, how)), attention, tuple(notes))
+    return Loaded(model, replace(spec, split=splits(model, spec)), attention, tuple(notes))
 
 
 def embedding_rows(tokens: int, model: Model) -> int:

@@ -1,170 +1,30 @@
-"""Running a model on packed rows so that samples never see each other, and proving it before training.
+"""How a model keeps the samples of a packed row apart."""
 
-transformers splits a row by its positions only when no attention mask is passed and there is no cache; otherwise
-samples leak into each other without an error. So nobody else in this code base calls a model on packed rows.
-
-The output layer is run apart from the rest where that gives the same logits, so that a caller can make logits a few
-positions at a time: 8,192 tokens × 128,256 words are 4 GiB in fp32.
-
-B rows, T tokens, K positions, H features, V vocabulary
-"""
-
-import copy
-import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM
+from axolotl_core import lookup
 
-from axolotl_core.errors import ModelError
-
-PROBE = (7, 7, 5)
-"""Lengths of the samples of the self-test."""
-MOST_NOISE = 4
-"""How many times the noise of a batch a difference may be, that packing makes."""
-MOST_PARAMETERS = 300_000_000
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 1e-2}
-"""Largest difference of logits, packed and apart, as a share of the largest logit; a quantised model rounds as fp16 does, or more."""
+FAMILIES = "axolotl_core.models.families"
 
 
 @dataclass(frozen=True)
-class How:
-    """How a model is run. packs: by restarting positions or by an additive mask. split: logits are head(hidden)."""
+class PackingSupport:
+    """positions: by position_ids that restart, without an attention mask and without a cache.
 
-    packs: Literal["positions", "mask"] = "positions"
-    split: bool = False
-
-
-def forward(model: Any, ids_BT: Tensor, positions_BT: Tensor, how: How, keep_K: Tensor | None = None) -> Tensor:
-    """Logits (B, T, V), or (B, K, V) at the positions `keep_K` where the model can do that."""
-    whole = bare(model)
-    inputs = _inputs(whole, whole.dtype, ids_BT, positions_BT, how)
-    if keep_K is not None and "logits_to_keep" in inspect.signature(whole.forward).parameters:
-        return whole(**inputs, logits_to_keep=keep_K).logits
-    logits_BTV = whole(**inputs).logits
-    return logits_BTV if keep_K is None else logits_BTV[:, keep_K]
-
-
-def hidden(model: Any, ids_BT: Tensor, positions_BT: Tensor, how: How) -> Tensor:
-    """What the output layer gets (B, T, H); only with `how.split`."""
-    whole = bare(model)
-    return whole.base_model(**_inputs(whole.base_model, whole.dtype, ids_BT, positions_BT, how)).last_hidden_state
-
-
-def _inputs(module: Any, dtype: torch.dtype, ids_BT: Tensor, positions_BT: Tensor, how: How) -> dict[str, Any]:
-    inputs: dict[str, Any] = {"input_ids": ids_BT, "use_cache": False}
-    if how.packs == "mask":
-        inputs["attention_mask"] = block_mask(positions_BT, dtype)
-    if "position_ids" in inspect.signature(module.forward).parameters:
-        inputs["position_ids"] = positions_BT
-    return inputs
-
-
-def block_mask(positions_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, T, T): 0 within a sample and not ahead, the dtype's minimum elsewhere.
-
-    Additive, because a bool mask is silently wrong with eager attention.
+    mask: by an additive 4-D mask. None: not at all, and `reason` says why.
     """
-    samples_BT = (positions_BT == 0).cumsum(-1)
-    same_BTT = samples_BT[:, :, None] == samples_BT[:, None, :]
-    seen_BTT = same_BTT & torch.ones_like(same_BTT).tril()
-    mask_BTT = torch.zeros(same_BTT.shape, dtype=dtype, device=positions_BT.device)
-    return mask_BTT.masked_fill(~seen_BTT, torch.finfo(dtype).min)[:, None]
+
+    method: Literal["positions", "mask"] | None
+    reason: str = ""
 
 
-@torch.no_grad()
-def splits(model: Any, how: How) -> bool:
-    """Whether the logits are the output layer's, with nothing after it; Gemma 2 caps them, Cohere scales them."""
-    head = model.get_output_embeddings()
-    if head is None or model.base_model is model:
-        return False
-    ids, positions = _probe(model)[0]
-    states = hidden(model, ids, positions, how)
-    return states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), forward(model, ids, positions, how))
+def packing_support(config: Any) -> PackingSupport:
+    """What the family's file says; a family without a file is taken by its positions and left to the self-test.
 
-
-@torch.no_grad()
-def self_test(model: Any, how: How) -> None:
-    """A packed sample must give the logits that it gives alone, and keep them when its neighbour is another.
-
-    The model's own noise is measured first, on rows of a batch, which cannot see each other: LLM.int8 picks its outlier columns by
-    all that is in a batch, and experts run on as many rows as come to them. Raises ModelError with the difference.
+    config: a transformers config, or anything with the attributes of config.json.
     """
-    training = model.training
-    model.eval()
-    first, other, second = _probe(model)
-    short = second[0].shape[1]
-
-    def rows(neighbour: Sample) -> Tensor:
-        """The second sample's logits as a row of a batch."""
-        ids, positions = (torch.cat([mine, theirs[:, :short]]) for mine, theirs in zip(second, neighbour, strict=True))
-        return forward(model, ids, positions, how).float()[0]
-
-    def packed(neighbour: Sample) -> Tensor:
-        return forward(model, *(torch.cat(pair, 1) for pair in zip(neighbour, second, strict=True)), how).float()[0]
-
-    alone = [forward(model, *sample, how).float()[0] for sample in (first, second)]
-    beside_first, beside_other = packed(first), packed(other)
-    model.train(training)
-    largest = torch.cat(alone).abs().max()
-    noise = max((rows(first) - rows(other)).abs().max(), (rows(first) - alone[1]).abs().max())
-    leak = max((beside_first[-short:] - beside_other[-short:]).abs().max(), (beside_first - torch.cat(alone)).abs().max())
-    tolerance = TOLERANCE.get(torch.float16 if getattr(bare(model), "is_quantized", False) else model.dtype, 6e-2)
-    if not leak <= tolerance * largest + MOST_NOISE * noise:
-        raise ModelError(
-            f"packed samples see each other in {type(bare(model)).__name__}: logits differ by {float(leak / largest):.2g} of the largest, "
-            f"{float(noise / largest):.2g} without packing; set packing.sample_packing: false"
-        )
-
-
-Sample = tuple[Tensor, Tensor]
-"""Ids and positions (1, T)."""
-
-
-def _probe(model: Any) -> list[Sample]:
-    """Three short samples, two of them of one length."""
-    generator = torch.Generator().manual_seed(0)
-    ids = [torch.randint(bare(model).config.vocab_size, (1, n), generator=generator).to(model.device) for n in PROBE]
-    return [(one, torch.arange(one.shape[1], device=model.device)[None]) for one in ids]
-
-
-def small_model(config: Any, attention: str, device: torch.device) -> Any | None:
-    """A random model of the same class with few layers and words, to be tested before any weight is read.
-
-    None for a config that cannot be cut down, or is too wide for that to pay: it is tested once its weights are loaded.
-    """
-    config = copy.deepcopy(config)
-    kinds = list(getattr(config, "layer_types", None) or ())
-    layers = max(2, *(kinds.index(kind) + 1 for kind in kinds)) if kinds else 2
-    small = {
-        "vocab_size": 128,
-        "num_hidden_layers": layers,
-        "intermediate_size": 64,
-        "moe_intermediate_size": 64,
-        "layer_types": kinds[:layers],
-    }
-    small |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "quantization_config"))
-    try:
-        for name, value in small.items():
-            if getattr(config, name, None) is not None:
-                setattr(config, name, value)
-        with torch.device("meta"):
-            size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
-        if size > MOST_PARAMETERS:
-            return None
-        with torch.random.fork_rng(devices=[]), device:
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=attention, dtype=torch.float32)
-            for parameter in model.parameters():  # so large that a leak shows
-                if parameter.ndim > 1:
-                    torch.nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)
-        return model
-    except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError):
-        return None
-
-
-def bare(model: Any) -> Any:
-    """The transformers model inside peft's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    if config.model_type not in lookup.names(FAMILIES):
+        return PackingSupport("positions")
+    found: PackingSupport = lookup.find(FAMILIES, config.model_type, "family").packs(config)
+    return found

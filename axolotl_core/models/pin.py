@@ -49,7 +49,7 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool | None, stats:
 
 
 def _unreadable(place: Place, told: str) -> ModelError:
-    """torch refuses what is no tensor with some advice on how to run it all the same."""
+    """torch refuses what is not a tensor with some advice on how to run it all the same."""
     refused = "weights_only" in told or "eights only" in told
     return ModelError(f"{place.text}: cannot be read as a model: {WEIGHTS_ONLY if refused else told}")
 
@@ -63,7 +63,7 @@ def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatC
     else:
         folder, commit = (place.local, None) if place.kind == "folder" else _download(model, token)
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{place.text}: holds no config.json, so it is no model that transformers can read")
+            raise ModelError(f"{place.text}: holds no config.json, so it is not a model that transformers can read")
         if weights := weight_files(folder):
             files = [{"file": f.name, "bytes": f.stat().st_size, "xxh3": stats.digest(f)} for f in weights]
             pin = {"kind": place.kind, "place": place.text, "commit": commit, "files": files}
@@ -97,7 +97,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     with foreign(lambda told: ModelError(f"{folder / 'config.json'}: cannot be read: {told}")):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(f"{folder / 'config.json'}: names no model_type, so it is no model that transformers can read")
+        raise ModelError(f"{folder / 'config.json'}: names no model_type, so it is not a model that transformers can read")
     return config
 
 

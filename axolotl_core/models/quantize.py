@@ -32,7 +32,7 @@ def settings_of(model: Model | None, config: Any, compute: torch.dtype) -> dict[
     name, stored = model.base_model if model else config.name_or_path, getattr(config, "quantization_config", None)
     if stored is not None and kind != "gptq":
         method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
-        raise ModelError(f"{name}: its weights are quantised ({method}); set gptq: true for GPTQ, or take the whole model")
+        raise ModelError(f"{name}: its weights are quantised ({method}); set gptq: true for GPTQ, or take the full model")
     if model is None or kind is None or (kind == "gptq" and stored is None):
         return {}
     for package in PACKAGES[kind]:

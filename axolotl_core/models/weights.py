@@ -54,7 +54,9 @@ def indexed_files(folder: Path) -> list[str]:
     try:
         names = {str(file) for file in json.loads((folder / INDEX).read_text(encoding="utf-8-sig"))["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{folder / INDEX}: is no index of weights, wanted JSON with a mapping weight_map; fetch the file again") from None
+        raise ModelError(
+            f"{folder / INDEX}: is not an index of weights, wanted JSON with a mapping weight_map; fetch the file again"
+        ) from None
     if outside := sorted(name for name in names if Path(name).name != name):
         raise ModelError(f"{folder / INDEX}: names {outside[0]}, which is outside the folder; fetch the file again")
     return sorted(names)

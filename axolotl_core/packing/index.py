@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from axolotl_core.artifacts.table import BLOCK_ROWS, TableWriter, batches
-from axolotl_core.packing.plan import Pieces, Rows
+from axolotl_core.packing.plan import Rows, SampleSpans
 
 TYPES = {"dataset": pa.int32(), "sample": pa.int64(), "start": pa.int32(), "end": pa.int32()}
 SCHEMA = pa.schema([(name, pa.list_(kind)) for name, kind in TYPES.items()])
@@ -30,8 +30,8 @@ def read_rows(folder: Path) -> Rows:
     """A whole plan in memory: 20 bytes a piece."""
     found = list(batches(folder))
     if not found:
-        empty = Pieces(*(np.zeros(0, kind.to_pandas_dtype()) for kind in TYPES.values()))
+        empty = SampleSpans(*(np.zeros(0, kind.to_pandas_dtype()) for kind in TYPES.values()))
         return Rows(empty, np.zeros(1, np.int64))
     columns = [np.concatenate([batch.column(name).values.to_numpy() for batch in found]) for name in TYPES]
     counts = np.concatenate([np.diff(batch.column("sample").offsets.to_numpy()) for batch in found])
-    return Rows(Pieces(*columns), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    return Rows(SampleSpans(*columns), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

@@ -2,8 +2,8 @@
 
     1. fit        samples over sequence_len are dropped, cut, or kept to be split; each is counted
     2. shard      keep sample i where i modulo dataset_shard_num is dataset_shard_idx
-    3. shuffle    all data sets together, from shuffle_seed
-    4. hold out   the first val_set_size of them, and all of the data sets that are held out
+    3. shuffle    all datasets together, from shuffle_seed
+    4. hold out   the first val_set_size of them, and all of the datasets that are held out
     5. split      what is still too long, after the hold-out: a text is on one side of it as a whole
     6. pack       best-fit decreasing, or one sample a row
 
@@ -21,8 +21,8 @@ from axolotl_core.params.packing import Packing
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Parts of samples, one an index: tokens start..end of sample `sample` of data set `dataset`."""
+class SampleSpans:
+    """Parts of samples, one an index: tokens start..end of sample `sample` of dataset `dataset`."""
 
     dataset: np.ndarray
     sample: np.ndarray
@@ -32,31 +32,31 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.sample)
 
-    def __getitem__(self, chosen: np.ndarray | slice) -> "Pieces":
-        return Pieces(self.dataset[chosen], self.sample[chosen], self.start[chosen], self.end[chosen])
+    def __getitem__(self, chosen: np.ndarray | slice) -> "SampleSpans":
+        return SampleSpans(self.dataset[chosen], self.sample[chosen], self.start[chosen], self.end[chosen])
 
     @property
     def lengths(self) -> np.ndarray:
         return self.end - self.start
 
     @staticmethod
-    def join(parts: Sequence["Pieces"]) -> "Pieces":
-        return Pieces(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("dataset", "sample", "start", "end")))
+    def join(parts: Sequence["SampleSpans"]) -> "SampleSpans":
+        return SampleSpans(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("dataset", "sample", "start", "end")))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Pieces laid into rows: row r holds pieces[offsets[r]:offsets[r + 1]]."""
+    """SampleSpans laid into rows: row r holds pieces[offsets[r]:offsets[r + 1]]."""
 
-    pieces: Pieces
+    pieces: SampleSpans
     offsets: np.ndarray
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
 
-def fit(dataset: int, lengths: np.ndarray, sequence_len: int, excess: str) -> tuple[Pieces, int]:
-    """One piece a sample of one data set, and how many samples were too long.
+def fit(dataset: int, lengths: np.ndarray, sequence_len: int, excess: str) -> tuple[SampleSpans, int]:
+    """One piece a sample of one dataset, and how many samples were too long.
 
     excess: `drop`, `truncate` (its first sequence_len tokens) or `split` (whole for now, `split` cuts it).
     """
@@ -64,19 +64,19 @@ def fit(dataset: int, lengths: np.ndarray, sequence_len: int, excess: str) -> tu
     samples = samples[~long] if excess == "drop" else samples
     end = lengths[samples] if excess == "split" else np.minimum(sequence_len, lengths[samples])
     which, start = np.full(len(samples), dataset, np.int32), np.zeros(len(samples), np.int32)
-    return Pieces(which, samples.astype(np.int64), start, end.astype(np.int32)), int(long.sum())
+    return SampleSpans(which, samples.astype(np.int64), start, end.astype(np.int32)), int(long.sum())
 
 
-def split(pieces: Pieces, sequence_len: int) -> Pieces:
+def split(pieces: SampleSpans, sequence_len: int) -> SampleSpans:
     """Consecutive pieces of at most sequence_len tokens: 9 tokens, sequence_len 4 → 0..4, 4..8, 8..9."""
     each = -(-pieces.lengths // sequence_len)
     whole = pieces[np.repeat(np.arange(len(pieces)), each)]
     number = np.arange(len(whole)) - np.repeat(np.cumsum(each) - each, each)
     start = (whole.start + number * sequence_len).astype(np.int32)
-    return Pieces(whole.dataset, whole.sample, start, np.minimum(start + sequence_len, whole.end).astype(np.int32))
+    return SampleSpans(whole.dataset, whole.sample, start, np.minimum(start + sequence_len, whole.end).astype(np.int32))
 
 
-def hold_out(pieces: Pieces, size: float | int, seed: int | None) -> tuple[Pieces, Pieces]:
+def hold_out(pieces: SampleSpans, size: float | int, seed: int | None) -> tuple[SampleSpans, SampleSpans]:
     """(train, eval) after a shuffle, or with seed None as they come. size: a share below 1, or a count.
 
     Raises DataError when nothing is left to train on.
@@ -88,7 +88,7 @@ def hold_out(pieces: Pieces, size: float | int, seed: int | None) -> tuple[Piece
     return pieces[order[count:]], pieces[order[:count]]
 
 
-def lay_out(pieces: Pieces, sequence_len: int, packed: bool) -> Rows:
+def lay_out(pieces: SampleSpans, sequence_len: int, packed: bool) -> Rows:
     """Rows of several pieces each, or of one."""
     if not packed:
         return Rows(pieces, np.arange(len(pieces) + 1))
@@ -96,7 +96,7 @@ def lay_out(pieces: Pieces, sequence_len: int, packed: bool) -> Rows:
     return Rows(pieces[samples], offsets)
 
 
-def keep_shard(pieces: Pieces, packing: Packing) -> Pieces:
+def keep_shard(pieces: SampleSpans, packing: Packing) -> SampleSpans:
     """One shard of N, taken in turns."""
     if packing.dataset_shard_num is None:
         return pieces

@@ -4,16 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.section import Section, Supported
 
 
 class Adapter(Section):
     """What is trained: all weights (`adapter` unset) or a small addition to them."""
 
-    adapter: Annotated[Literal["lora", "qlora", "llama-adapter"] | None, Built("lora", "qlora")] = None
+    adapter: Annotated[Literal["lora", "qlora", "llama-adapter"] | None, Supported("lora", "qlora")] = None
     """`lora`, `qlora` (LoRA on a base of 4 bit), or unset for a full fine-tune."""
     lora_model_dir: str | None = None
-    """Go on from the adapter in this folder; its rank and targets hold, those given here must be the same or unset."""
+    """Resume from the adapter in this folder; its rank and targets hold, those given here must be the same or unset."""
     lora_r: Annotated[int, Field(ge=1)] = 8
     """Rank of the update (Hu et al. 2021, arXiv 2106.09685)."""
     lora_alpha: Annotated[float | int, Field(gt=0)] = 16
@@ -26,7 +26,7 @@ class Adapter(Section):
     lora_target_linear: bool = False
     """Every linear module but the output layer."""
     lora_modules_to_save: list[str] = []
-    """Modules trained whole beside the updates, embeddings for instance when tokens were added."""
+    """Modules trained in full beside the updates, embeddings for instance when tokens were added."""
     lora_fan_in_fan_out: bool = False
     """The weights lie transposed (Conv1D of GPT-2); peft sees to it by itself."""
     peft_use_dora: bool = False
@@ -38,12 +38,12 @@ class Adapter(Section):
     loraplus_lr_embedding: Annotated[float, Field(gt=0)] | None = None
     """LoRA+: learning rate of updates of embeddings; unset: 1e-6."""
     relora_steps: Annotated[int, Field(ge=1)] | None = None
-    """ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so many steps the update is merged into the base and begins anew."""
+    """ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so many steps the update is merged into the base and restarts."""
     relora_warmup_steps: Annotated[int, Field(ge=0)] = 10
     """ReLoRA: steps of warmup after each merge."""
     relora_prune_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     """ReLoRA: share of the optimizer's state that a merge sets to zero, the smallest first; 1 resets it."""
     relora_cpu_offload: bool = False
     """ReLoRA: merge on the CPU, which needs less memory on the GPU."""
-    peft_adapter: Annotated[dict[str, Any] | None, Built()] = None
+    peft_adapter: Annotated[dict[str, Any] | None, Supported()] = None
     """Settings of llama-adapter."""

@@ -29,7 +29,7 @@ class UserPrompt(Section):
 
 
 class Dataset(Section):
-    """One data set. Any edit here re-runs its own fetch and tokenize, then pack onward."""
+    """One dataset. Any edit here re-runs its own fetch and tokenize, then pack onward."""
 
     path: Annotated[str, Field(min_length=1)]
     """A file (json, jsonl, csv, tsv, parquet, arrow, text; .gz, .bz2, .xz, .zst), a folder of such files or one of save_to_disk, or a
@@ -37,7 +37,7 @@ class Dataset(Section):
     type: str | UserPrompt = "pretokenized"
     """How a row becomes text: a file of axolotl_core/formats, `alpaca:chat` with a style, `my_module.load_fn` of your own, or a mapping."""
     name: str | None = None
-    """Configuration of a hub data set that has several."""
+    """Configuration of a hub dataset that has several."""
     data_files: str | list[str] | None = None
     """Which files of a folder or hub repository, by name or as globs."""
     ds_type: Literal["json", "jsonl", "csv", "tsv", "parquet", "arrow", "text"] | None = None
@@ -47,12 +47,12 @@ class Dataset(Section):
     shards: Annotated[int, Field(ge=1)] | None = None
     """Take one row in N, shuffled from a fixed seed: a quick run on 1/N of the data."""
     train_on_split: str | None = None
-    """Split of a hub data set (unset: `train`), or of a folder whose file names say it, as `test.jsonl` does. A slice may follow, by
+    """Split of a hub dataset (unset: `train`), or of a folder whose file names say it, as `test.jsonl` does. A slice may follow, by
     rows or in percent: `train[:5%]`, `test[100:200]`."""
     revision: str | None = None
-    """Branch, tag or commit of a hub data set."""
+    """Branch, tag or commit of a hub dataset."""
     streaming: bool = False
-    """Read a hub data set row by row, shuffled through a buffer of 10,000, without downloading all of it; needs max_rows or max_bytes."""
+    """Read a hub dataset row by row, shuffled through a buffer of 10,000, without downloading all of it; needs max_rows or max_bytes."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many rows."""
     max_bytes: Annotated[int, Field(ge=1)] | None = None

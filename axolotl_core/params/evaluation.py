@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.section import Section, Supported
 
 
 class Evaluation(Section):
@@ -13,10 +13,10 @@ class Evaluation(Section):
     eval_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows a forward pass; unset: machine.micro_batch_size."""
     eval_table_size: Annotated[int, Field(ge=0)] = 3
-    """Held-out prompts that are answered by the model before and after."""
+    """Validation prompts that are answered by the model before and after."""
     eval_table_max_new_tokens: Annotated[int, Field(ge=1)] = 128
     """Length of these replies, in tokens."""
-    do_bench_eval: Annotated[bool, Built()] = False
+    do_bench_eval: Annotated[bool, Supported()] = False
     """Multiple-choice benchmark."""
-    bench_dataset: Annotated[str | None, Built()] = None
-    """Its data set."""
+    bench_dataset: Annotated[str | None, Supported()] = None
+    """Its dataset."""

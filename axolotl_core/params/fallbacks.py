@@ -10,8 +10,9 @@ from typing import Any
 
 from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.params.machine import Machine
+from axolotl_core.params.optimizers import OPTIMIZERS
+from axolotl_core.params.params import Params
 from axolotl_core.params.sharding import OTHER_STRATEGIES, fsdp_of
-from axolotl_core.params.whole import Params
 
 LAYERS = "PyTorch's own layers run"
 LOSS = "logits are made a few positions at a time, so they need no kernel of their own"
@@ -42,8 +43,6 @@ KERNELS = {
     "unsloth_rope": LAYERS,
 }
 """Kernels that this version has not → what runs."""
-SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
-"""Optimizers whose state DeepSpeed shares out."""
 Change = tuple[str, dict[str, Any], str]
 """(option, what the machine section becomes, what is taken)"""
 
@@ -110,7 +109,7 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
         yield "fsdp_config", {"fsdp_config": taken}, f"sharding_strategy {instead}, over all processes alike"
         machine = machine.model_copy(update={"fsdp_config": taken})
     fsdp = fsdp_of(machine)
-    what = _whole(params, optimizer=params.training.optimizer.endswith(("8bit", "32bit", "adafactor")))
+    what = _unsharded(params, "fsdp")
     if what is not None:
         yield "fsdp", {"fsdp": None}, f"cannot cut {what} over processes; each process holds all of it"
     elif fsdp is not None and fsdp.version == 1 and params.adapter.adapter is not None:
@@ -119,16 +118,17 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
 
 
 def _deepspeed(machine: Machine, params: Params) -> Iterator[Change]:
-    what = _whole(params, optimizer=params.training.optimizer not in SHARDED_OPTIMIZERS)
+    what = _unsharded(params, "deepspeed")
     if machine.deepspeed and what is not None:
         yield "deepspeed", {"deepspeed": None}, f"cannot share out {what}; each process holds all of it"
 
 
-def _whole(params: Params, optimizer: bool) -> str | None:
-    """What each process must hold all of, None if there is nothing. optimizer: whether the optimizer's state is such a thing."""
+def _unsharded(params: Params, strategy: str) -> str | None:
+    """What each process must hold all of under a sharding strategy, None if there is nothing."""
     if params.adapter.relora_steps is not None:
-        return "weights that ReLoRA merges whole"
+        return "weights that ReLoRA merges"
     for kind in ("load_in_8bit", "load_in_4bit", "gptq"):
         if getattr(params.model, kind):
             return f"a quantised base ({kind})"
-    return f"the state of {params.training.optimizer}" if optimizer else None
+    sharded = strategy in OPTIMIZERS[params.training.optimizer].sharded_by
+    return None if sharded else f"the state of {params.training.optimizer}"

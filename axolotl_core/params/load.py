@@ -14,10 +14,10 @@ from pydantic_core import ErrorDetails
 from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params import rules
 from axolotl_core.params.document import Document, Where, read, scalar
-from axolotl_core.params.flat.sectioned import rename_in_datasets, revive, with_names
+from axolotl_core.params.flat.sectioned import rename_in_datasets, replace_removed_optimizer, with_names
 from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, translate, what_became_of
+from axolotl_core.params.params import SECTIONS, Params, section_of
 from axolotl_core.params.section import Section, acted_on, is_secret, show
-from axolotl_core.params.whole import SECTIONS, Params, section_of
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -30,7 +30,7 @@ def load(path: Path, overrides: Sequence[str] = (), tell: Callable[[str], None] 
     """
     document, notices = sections_of(path)
     override(document, overrides)
-    for notice in (*notices, *revive(document)):
+    for notice in (*notices, *replace_removed_optimizer(document)):
         tell(notice)
     return validate(document)
 
@@ -90,7 +90,7 @@ def validate(document: Document) -> Params:
     except ValidationError as error:
         problems += list(_sentences(document, error.errors()))
     else:
-        problems += [f"{document.place(where)}: {told}" for where, told in unbuilt(params)]
+        problems += [f"{document.place(where)}: {told}" for where, told in unsupported(params)]
         problems += [f"{document.place(where)}: {told}" for where, told in rules.broken(params)]
     if problems:
         raise ParamsError("\n".join(dict.fromkeys(problems)))
@@ -107,7 +107,7 @@ def resolved(params: Params) -> Params:
     return params.model_copy(update={"training": training.model_copy(update=values)})
 
 
-def unbuilt(params: Params) -> Iterator[tuple[Where, str]]:
+def unsupported(params: Params) -> Iterator[tuple[Where, str]]:
     """Options set to a value that this version does not act on."""
     sections: list[tuple[Where, Section]] = [(("datasets", name), data) for name, data in params.datasets.items()]
     sections += [((name,), getattr(params, name)) for name in SECTIONS if name != "datasets"]
@@ -121,7 +121,7 @@ def _names(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     datasets = values.get("datasets")
     for name in datasets if isinstance(datasets, dict) else ():
         if not NAME.fullmatch(str(name)):
-            yield "datasets", f"data set name '{name}' is not made of letters, digits, _ and - (DVC needs that)"
+            yield "datasets", f"dataset name '{name}' is not made of letters, digits, _ and - (DVC needs that)"
 
 
 def _sentences(document: Document, details: Sequence[ErrorDetails]) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _told(where: Where, group: Sequence[ErrorDetails]) -> str:
     name, got = ".".join(map(str, where)), group[0]["input"]
     match group[0]["type"]:
         case "extra_forbidden":
-            return f"'{where[-1]}' is no option of {_owner(where)}{_nearest_option(where)}"
+            return f"'{where[-1]}' is not an option of {_owner(where)}{_nearest_option(where)}"
         case "missing":
             return f"{name} is missing; {WANTED.get(name, 'it has no default')}"
     wanted = [WORDS.get(d["type"]) or d.get("ctx", {}).get("expected") or d["msg"] for d in group]
@@ -156,7 +156,7 @@ WORDS = {"model_type": "a mapping of options", "dict_type": "a mapping", "too_sh
 WANTED = {
     "model": "wanted a section with base_model",
     "model.base_model": "wanted a hub repository, a folder, a .gguf file or package:NAME/FILE",
-    "datasets": "wanted a mapping from a name to a data set with path and type",
+    "datasets": "wanted a mapping from a name to a dataset with path and type",
 }
 
 

@@ -19,7 +19,7 @@ class Machine(Section):
     num_processes: Annotated[int, Field(ge=1)] | None = None
     """Training processes, started under torchrun; unset: one a GPU."""
     dataset_processes: Annotated[int, Field(ge=1)] | None = None
-    """Processes that fetch and tokenise, one data set each; unset: one a core. A single data set is tokenised by one process,
+    """Processes that fetch and tokenise, one dataset each; unset: one a core. A single dataset is tokenised by one process,
     whose threads use all cores, or by as many as are given here: that pays off from some sixteen cores on."""
     allow_fallback: bool = True
     """Take the best that fits in the place of an attention, a kernel or the like that does not; false: that is an error."""

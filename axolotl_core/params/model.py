@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.section import Section, Supported
 
 
 class Model(Section):
@@ -12,7 +12,7 @@ class Model(Section):
 
     base_model: Annotated[str, Field(min_length=1)]
     """A hub repository, a folder, a `.gguf` file, or `package:NAME/FILE` for a file inside an installed package."""
-    base_model_config: Annotated[str | None, Built()] = None
+    base_model_config: Annotated[str | None, Supported()] = None
     """Where the model's config.json comes from; a flat YAML that names base_model here once more is understood."""
     base_model_ignore_patterns: str | list[str] | None = None
     """Files of the hub repository that are not to be downloaded; a folder on this machine is read as it is."""
@@ -24,22 +24,22 @@ class Model(Section):
     """No code of a model's repository is run, whatever this says: transformers has a class of its own for nearly all families."""
     resize_token_embeddings_to_32x: bool = False
     """Grow the embeddings to a multiple of 32 rows."""
-    rope_scaling: Annotated[dict[str, Any] | None, Built()] = None
+    rope_scaling: Annotated[dict[str, Any] | None, Supported()] = None
     """`{type: linear | dynamic, factor: 2.0}`."""
-    xpos_rope: Annotated[bool, Built()] = False
+    xpos_rope: Annotated[bool, Supported()] = False
     """xPos rotary embedding."""
-    landmark_attention: Annotated[bool, Built()] = False
+    landmark_attention: Annotated[bool, Supported()] = False
     """Landmark attention."""
     load_in_8bit: bool = False
-    """Quantise the base to 8 bit (bitsandbytes, LLM.int8); wants an adapter."""
+    """Quantise the base to 8 bit (bitsandbytes, LLM.int8); requires an adapter."""
     load_in_4bit: bool = False
-    """Quantise the base to 4 bit (bitsandbytes, nf4, double quantisation); wants an adapter."""
+    """Quantise the base to 4 bit (bitsandbytes, nf4, double quantisation); requires an adapter."""
     bfloat16: bool = False
     """Weights in bfloat16, no autocast."""
     float16: bool = False
     """Weights in float16, no autocast."""
     gptq: bool = False
-    """The base's weights are quantised with GPTQ (package gptqmodel); wants adapter: lora."""
+    """The base's weights are quantised with GPTQ (package gptqmodel); requires adapter: lora."""
     gptq_groupsize: int | None = None
     """Group size of the GPTQ checkpoint, which says it itself; another one is an error."""
     gptq_model_v1: bool | None = None

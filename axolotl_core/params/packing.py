@@ -15,19 +15,19 @@ class Packing(Section):
     sample_packing: bool = False
     """Lay several samples into a row; they never see each other."""
     eval_sample_packing: bool | None = None
-    """The same for the held-out rows; unset: as sample_packing."""
+    """The same for the validation rows; unset: as sample_packing."""
     pad_to_sequence_len: bool = False
     """Pad every row to sequence_len, for kernels that want constant shapes; else to the longest of its batch."""
     excess_length: Literal["auto", "drop", "truncate", "split", "raise"] = "auto"
     """Samples over sequence_len: dropped, cut, split into several, or an error; auto splits `completion` and drops the rest."""
     dataset_exact_deduplication: bool = False
-    """Keep the first of samples with the same tokens and labels, over all data sets."""
+    """Keep the first of samples with the same tokens and labels, over all datasets."""
     val_set_size: Annotated[float | int, Field(ge=0)] = 0
     """Samples held out for evaluation: a share below 1, or a count."""
     shuffle_seed: Annotated[int, Field(ge=0)] = 42
     """Seed of the shuffle that comes before the split and the packing."""
     shuffle_merged_datasets: bool = True
-    """Shuffle the samples of all data sets before the split and the packing; false: val_set_size takes the first of them. The rows
+    """Shuffle the samples of all datasets before the split and the packing; false: val_set_size takes the first of them. The rows
     of an epoch are shuffled in any case."""
     dataset_shard_num: Annotated[int, Field(ge=1)] | None = None
     """Cut the samples into so many shards and keep one (dataset_shard_idx)."""

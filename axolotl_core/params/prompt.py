@@ -1,4 +1,4 @@
-"""`prompt`: what shapes ids and labels for all data sets. An edit re-runs tokenize onward."""
+"""`prompt`: what shapes ids and labels for all datasets. An edit re-runs tokenize onward."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from axolotl_core.params.section import Section
 
 
 class Prompt(Section):
-    """What shapes ids and labels for all data sets."""
+    """What shapes ids and labels for all datasets."""
 
     train_on_inputs: bool = False
     """Train on the prompt too, not only on the answers."""

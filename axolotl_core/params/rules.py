@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from axolotl_core import lookup
 from axolotl_core.params.document import Where
-from axolotl_core.params.whole import Params
+from axolotl_core.params.params import Params
 
 SCHEDULE_OPTIONS = {
     "lr_quadratic_warmup": "cosine",
@@ -30,7 +30,7 @@ def methods(params: Params) -> Iterator[tuple[Where, str]]:
         yield ("model", kinds[1]), f"{' and '.join(kinds)} are both true; a base is quantised in one way, keep one"
     if len(formats) > 1:
         where = ("training" if formats[1] == "fp16" else "model", formats[1])
-        yield where, f"{' and '.join(formats)} are both set; weights have one number format, keep one"
+        yield where, f"{' and '.join(formats)} are both set; weights have one dtype, keep one"
     if kinds and adapter.adapter is None:
         yield ("model", kinds[0]), f"{kinds[0]} is for training an adapter; set adapter: lora, or remove it"
     if adapter.adapter == "qlora" and not model.load_in_4bit:
@@ -47,12 +47,12 @@ def methods(params: Params) -> Iterator[tuple[Where, str]]:
                 "relora_steps merges over the base of earlier steps; remove load_best_model_at_end and early stopping",
             )
         if adapter.peft_use_dora or model.gptq:
-            yield ("adapter", "relora_steps"), "relora_steps merges plain updates into whole weights; remove peft_use_dora and gptq"
+            yield ("adapter", "relora_steps"), "relora_steps merges plain updates into full weights; remove peft_use_dora and gptq"
         if adapter.relora_prune_ratio < 1 and "8bit" in training.optimizer:
             yield ("adapter", "relora_prune_ratio"), "relora_prune_ratio below 1 cannot prune the state of an 8-bit optimizer; set it to 1"
     if chooses_best and not params.packing.val_set_size and not any(data.held_out for data in params.datasets.values()):
         option = "early_stopping_patience" if training.early_stopping_patience else "load_best_model_at_end"
-        yield ("training", option), f"{option} wants held-out rows; set packing.val_set_size"
+        yield ("training", option), f"{option} requires validation rows; set packing.val_set_size"
     if chooses_best and training.evaluation_strategy == "no":
         yield ("training", "evaluation_strategy"), "evaluation_strategy 'no' leaves nothing to choose the best of; set eval_steps"
     if training.group_by_length and params.packing.sample_packing:
@@ -81,7 +81,7 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
     if training.lr_scheduler == "log_sweep" and not (training.log_sweep_min_lr and training.log_sweep_max_lr):
         yield (
             ("training", "lr_scheduler"),
-            "lr_scheduler is 'log_sweep', which wants log_sweep_min_lr and log_sweep_max_lr; set them",
+            "lr_scheduler is 'log_sweep', which requires log_sweep_min_lr and log_sweep_max_lr; set them",
         )
     for option, scheduler in SCHEDULE_OPTIONS.items():
         if getattr(training, option) and training.lr_scheduler != scheduler:
@@ -117,7 +117,7 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
         name = adapter.lora_target_modules
         yield (
             ("adapter", "lora_target_modules"),
-            f"lora_target_modules: '{name}' is no regular expression that matches whole names; write it in brackets, [{name}]",
+            f"lora_target_modules: '{name}' is not a regular expression that matches whole names; write it in brackets, [{name}]",
         )
     elif isinstance(adapter.lora_target_modules, str) and adapter.lora_target_linear:
         yield ("adapter", "lora_target_linear"), "lora_target_linear is set beside a regular expression in lora_target_modules; remove one"
@@ -132,7 +132,7 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
             "name the copy",
         )
     if all(data.held_out for data in params.datasets.values()):
-        yield ("datasets",), "every data set is held out, so there is nothing to train on; remove held_out from one"
+        yield ("datasets",), "every dataset is held out, so there is nothing to train on; remove held_out from one"
     for name, data in params.datasets.items():
         if data.chat_template_jinja is not None and data.chat_template not in (None, "jinja"):
             yield (
@@ -140,7 +140,10 @@ def broken(params: Params) -> Iterator[tuple[Where, str]]:
                 f"chat_template_jinja is set beside chat_template '{data.chat_template}'; remove one",
             )
         if data.chat_template == "jinja" and data.chat_template_jinja is None:
-            yield ("datasets", name, "chat_template"), "chat_template is 'jinja', which wants the template in chat_template_jinja; set it"
+            yield (
+                ("datasets", name, "chat_template"),
+                "chat_template is 'jinja', which requires the template in chat_template_jinja; set it",
+            )
         if data.train_on_eot is not None and data.train_on_eos is not None:
             yield ("datasets", name, "train_on_eos"), "train_on_eot and train_on_eos are both set, and mean the same; remove one"
         for key, value in data.chat_template_kwargs.items():

@@ -21,10 +21,10 @@ class Section(BaseModel):
 
 
 @dataclass(frozen=True, init=False)
-class Built:
+class Supported:
     """Marks an option of which only some values are acted on so far; any other value is refused, never ignored.
 
-    `Annotated[int | None, Built()]`: only the default. `Annotated[str, Built("cosine")]`: the default and cosine.
+    `Annotated[int | None, Supported()]`: only the default. `Annotated[str, Supported("cosine")]`: the default and cosine.
     """
 
     values: tuple[Any, ...]
@@ -36,7 +36,7 @@ class Built:
 def acted_on(kind: type[Section], option: str, value: Any) -> str | None:
     """None where a section acts on this value of its option, else a sentence that says which values work now."""
     field = kind.model_fields[option]
-    built = next((mark for mark in field.metadata if isinstance(mark, Built)), None)
+    built = next((mark for mark in field.metadata if isinstance(mark, Supported)), None)
     default = field.get_default(call_default_factory=True)
     if built is None or value == default or any(value == v and type(value) is type(v) for v in built.values):
         return None
@@ -46,7 +46,7 @@ def acted_on(kind: type[Section], option: str, value: Any) -> str | None:
 
 MOST_SHOWN = 200
 SECRET = re.compile(r"(hf|sk|pk|gh[a-z]|glpat|xox[a-z]|wandb|api)[_-]\w|AKIA|eyJ|[0-9a-fA-F]{32}|[\w+/-]{40}")
-"""How tokens and keys of services begin or look like."""
+"""ForwardSpec tokens and keys of services begin or look like."""
 
 
 def is_secret(value: Any) -> bool:

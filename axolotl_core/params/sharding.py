@@ -2,7 +2,7 @@
 
 `fsdp` and `fsdp_config` are read as Axolotl's README writes them; FSDP 2 is the default, `fsdp_config: {version: 1}` asks
 for the old one. A DeepSpeed file says how memory is shared out, never how weights move: optimizer, schedule, clipping,
-batch size and number format are those of params.yaml.
+batch size and dtype are those of params.yaml.
 """
 
 import json
@@ -67,7 +67,7 @@ def fsdp_of(machine: Machine) -> Fsdp | None:
     known = ("version", "offload_params", "cpu_offload", "reshard_after_forward", "sharding_strategy", "transformer_layer_cls_to_wrap")
     for key in config:
         if key not in (*known, *IMPLIED):
-            raise ParamsError(f"machine.fsdp_config: '{key}' is no setting of FSDP{nearest(key, known)}")
+            raise ParamsError(f"machine.fsdp_config: '{key}' is not a setting of FSDP{nearest(key, known)}")
     version = str(config.get("version", 2))
     if version not in ("1", "2"):
         raise ParamsError(f"machine.fsdp_config: version is {version}, wanted 1 or 2")
@@ -121,7 +121,7 @@ def deepspeed_of(machine: Machine, root: Path) -> tuple[dict[str, Any], list[str
     """
     if machine.deepspeed is None:
         return None
-    shipped = resources.files("pipelines").joinpath(f"deepspeed/{machine.deepspeed}.json")
+    shipped = resources.files("axolotl_core.pipelines").joinpath(f"deepspeed/{machine.deepspeed}.json")
     file = Path(str(shipped)) if machine.deepspeed in SHIPPED else root / machine.deepspeed
     try:
         settings = json.loads(file.read_text(encoding="utf-8-sig"))

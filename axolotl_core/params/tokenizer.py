@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.section import Section, Supported
 
 
 class Tokenizer(Section):
@@ -12,7 +12,7 @@ class Tokenizer(Section):
     """Hub repository, folder or GGUF to take the tokenizer from; unset: that of base_model."""
     tokenizer_type: str = "AutoTokenizer"
     """Class in transformers."""
-    tokenizer_use_fast: Annotated[bool, Built()] = True
+    tokenizer_use_fast: Annotated[bool, Supported()] = True
     """The tokenizers library encodes everything here; there are no slow twins."""
     tokenizer_legacy: bool | None = None
     """Whether a sentencepiece tokenizer puts a blank behind special tokens too; unset: as its own config says."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from axolotl_core.params.section import Built, Section
+from axolotl_core.params.section import Section, Supported
 from axolotl_core.params.training import Steps
 
 
@@ -22,9 +22,9 @@ class Tracking(Section):
     save_total_limit: Annotated[int, Field(ge=1)] = 2
     """Checkpoints kept; the oldest go first. Two, so that a damaged one leaves one to go back to."""
     auto_resume_from_checkpoints: bool = True
-    """Go on from the newest whole checkpoint of the same train key."""
+    """Resume from the newest complete checkpoint of the same train key."""
     resume_from_checkpoint: str | None = None
-    """Go on from this checkpoint of the same run, `.axolotl/runs/…/step-100`; that of another run is refused."""
+    """Resume from this checkpoint of the same run, `.axolotl/runs/…/step-100`; that of another run is refused."""
     wandb_mode: Literal["online", "offline", "disabled"] | None = None
     """Weights & Biases; unset: as WANDB_MODE says, else online if there is a project and this machine is logged in, offline if it is
     not. Offline runs lie in wandb/, for `wandb sync`."""
@@ -42,5 +42,5 @@ class Tracking(Section):
     """Upload each checkpoint and the result, or the result alone."""
     tensorboard: bool = False
     """TensorBoard's event files in tensorboard/."""
-    debug: Annotated[bool, Built()] = False
+    debug: Annotated[bool, Supported()] = False
     """Print rows token by token."""

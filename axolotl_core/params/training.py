@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from axolotl_core.params.optimizers import OptimizerName
 from axolotl_core.params.section import Section
 
 Steps = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
@@ -22,22 +23,6 @@ Schedules = Literal[
     "warmup_stable_decay",
     "one_cycle",
     "log_sweep",
-]
-Optimizers = Literal[
-    "adamw_torch",
-    "adamw_torch_fused",
-    "adamw_torch_8bit",
-    "adamw_torch_4bit",
-    "adamw_bnb_8bit",
-    "paged_adamw_32bit",
-    "paged_adamw_8bit",
-    "adafactor",
-    "adagrad",
-    "lion_32bit",
-    "lion_8bit",
-    "paged_lion_32bit",
-    "paged_lion_8bit",
-    "sgd",
 ]
 
 
@@ -72,7 +57,7 @@ class Training(Section):
     `constant` has none. A run that is shorter ends while it warms up."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Warmup as a share of the run."""
-    optimizer: Optimizers = "adamw_torch"
+    optimizer: OptimizerName = "adamw_torch"
     """Which optimizer. adamw_torch_8bit and _4bit are torchao's, where it is installed; other 8-bit, paged and Lion ones are those of
     bitsandbytes."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -96,7 +81,7 @@ class Training(Section):
     neftune_noise_alpha: Annotated[float, Field(gt=0)] | None = None
     """Noise on the embeddings while training (Jain et al. 2023, arXiv 2310.05914), say 5."""
     evaluation_strategy: Literal["no", "steps", "epoch"] | None = None
-    """When the held-out loss is taken; unset: steps if eval_steps is set, else epoch."""
+    """When the validation loss is taken; unset: steps if eval_steps is set, else epoch."""
     eval_steps: Steps | None = None
     """Optimizer steps between evaluations; below 1: a share of the run."""
     evals_per_epoch: Annotated[int, Field(ge=1)] | None = None
@@ -104,7 +89,7 @@ class Training(Section):
     load_best_model_at_end: bool | None = None
     """End with the weights of the best evaluation; unset: with early_stopping_patience."""
     metric_for_best_model: Literal["loss", "perplexity", "accuracy", "eval_loss", "eval_perplexity", "eval_accuracy"] | None = None
-    """What "best" means; unset: the held-out loss."""
+    """What "best" means; unset: the validation loss."""
     greater_is_better: bool | None = None
     """Whether more of it is better; unset: for accuracy only."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
@@ -118,3 +103,8 @@ class Training(Section):
     `model.layers.2[0-9]+` does; empty: all of them."""
     seed: int = 42
     """Seed of the order of rows, of new weights and of dropout; 0 is a seed."""
+
+
+def requires_validation(training: Training) -> str | None:
+    """The option that does nothing without validation rows, if one is set."""
+    return next((option for option in ("early_stopping_patience", "load_best_model_at_end") if getattr(training, option)), None)

@@ -14,7 +14,7 @@ from axolotl_core.prompts.example import Row, kind_of_list, listed
 def shaped(row: Row, rename: Mapping[str, str], join: Mapping[str, str]) -> Row:
     """The row with lists joined and columns renamed; `target.0` and `meta.title` name what lies inside a column.
 
-    Raises DataError: a column to join that is no list of texts, two columns of one name.
+    Raises DataError: a column to join that is not a list of texts, two columns of one name.
     """
     clash = [new for new in set(rename.values()) if sum(rename[old] == new for old in rename if old in row) > 1]
     row = {column: _joined(column, value, join[column]) if column in join else value for column, value in row.items()}

@@ -13,8 +13,6 @@ from typing import Any, Literal
 from axolotl_core.errors import DataError
 
 Row = dict[str, Any]
-UNTRAINED = -100
-"""The label of a token that is not trained, as torch's cross entropy has it."""
 ROLES = ("prompt", "system", "user", "assistant", "tool", "text")
 """Who says a segment: `prompt` is all that stands before an instruction's answer, `text` a text without roles."""
 
@@ -44,7 +42,7 @@ def answer(text: str, *, end: int = 1, glue: bool = False) -> Segment:
 class Example:
     """A row as text. The tokenizer's BOS, if it adds one, goes in front unless the text brings its own (`bos` False).
 
-    ends: False where the data set asked for turns whose end is not trained, so that nobody is warned of it.
+    ends: False where the dataset asked for turns whose end is not trained, so that nobody is warned of it.
     """
 
     segments: tuple[Segment, ...]
@@ -85,7 +83,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format bound to its data set's settings. `columns`: keys every row must have."""
+    """A format bound to its dataset's settings. `columns`: keys every row must have."""
 
     name: str
     columns: tuple[str, ...]

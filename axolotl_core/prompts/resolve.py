@@ -74,7 +74,7 @@ def copied_as(file: Path, root: Path) -> str:
 
 
 def relocated(data: Dataset, root: Path, copies: Path) -> Dataset:
-    """The data set, whose files lie in `copies` in the place of `root`."""
+    """The dataset, whose files lie in `copies` in the place of `root`."""
     if jinja := jinja_file(data, root):
         return data.model_copy(update={"chat_template": None, "chat_template_jinja": str(copies.absolute() / copied_as(jinja, root))})
     return data

@@ -72,7 +72,7 @@ class ChatTemplate:
     """source: Jinja; special: `bos_token` and the like; settings: further variables; added: matches what can end a turn;
     date: of `strftime_now`.
 
-    Raises ParamsError for a template that is no Jinja.
+    Raises ParamsError for a template that is not Jinja.
     """
 
     def __init__(

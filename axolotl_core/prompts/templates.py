@@ -1,4 +1,4 @@
-"""Which chat template a data set is written by: the tokenizer's own, one that comes with axolotl, or one of the user's.
+"""Which chat template a dataset is written by: the tokenizer's own, one that comes with axolotl, or one of the user's.
 
 The templates in chat_templates/ have the names that Axolotl gives them, and write the text of the models' own: chatml (OpenAI's markup),
 llama3 and llama4 (Meta), gemma and gemma3 (Google), mistral_… (Mistral AI), qwen_25 and qwen3 (Alibaba), phi_… (Microsoft), cohere,

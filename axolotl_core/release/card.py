@@ -24,7 +24,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 
 ## Data
 
-| data set | source | format | content |
+| dataset | source | format | content |
 |---|---|---|---|
 {data}
 

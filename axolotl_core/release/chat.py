@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, TextIteratorStreamer
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.errors import DataError, ModelError
+from axolotl_core.models.forward import unwrap
 from axolotl_core.models.load import embedding_rows, load_model
-from axolotl_core.models.packing import bare
 from axolotl_core.models.pin import open_pinned
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.params.machine import Machine
@@ -148,5 +148,5 @@ def open_chat(
         model = loaded.model
         pinned.check()
     stats.save()
-    stops = own.stop_ids(bare(model).generation_config.eos_token_id, prompting.turn_ends(own))
+    stops = own.stop_ids(unwrap(model).generation_config.eos_token_id, prompting.turn_ends(own))
     return Chat(model.eval(), tokenizer, sampling, stops, prompting.template, system, raw)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from axolotl_core.adapters import lora
-from axolotl_core.adapters.fold import Fold, merge_in_memory
+from axolotl_core.adapters.merge_lora import LoraMerge, merge_in_memory
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.link import link
 from axolotl_core.errors import ModelError
@@ -29,7 +29,7 @@ NOISE = 1e-4
 
 
 def merge(adapter: Path, base: Path, out: Path, *, vocabulary: int) -> str:
-    """Write a whole model of safetensors to `out` and say how; a model trained whole is copied.
+    """Write a full model of safetensors to `out` and say how; a full fine-tune is copied.
 
     adapter: artifacts/adapter; base: a folder with the full-precision base, however training had quantised it. On the CPU, where
     one copy of the model in the base's dtype must fit.
@@ -39,12 +39,12 @@ def merge(adapter: Path, base: Path, out: Path, *, vocabulary: int) -> str:
         for file in adapter.iterdir():
             if file.name != manifest.FILE:
                 link(file, out / file.name)
-        return "as it was trained, whole"
+        return "a full fine-tune, as it was trained"
     config = json.loads((base / "config.json").read_text(encoding="utf-8-sig"))
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "an unknown method")
-        raise ModelError(f"{base}: the base is stored quantised ({method}), so there are no whole weights to merge into; use the adapter")
-    fold = Fold(adapter, base)
+        raise ModelError(f"{base}: the base is stored quantised ({method}), so there are no full weights to merge into; use the adapter")
+    fold = LoraMerge(adapter, base)
     by_shards = fold.by_shards and config.get("vocab_size", vocabulary) >= vocabulary
     if by_shards:
         fold.write(out)

@@ -37,7 +37,7 @@ ROLES = (("human", "gpt"), ("user", "assistant"), ("prompter", "assistant"))
 class Prompting:
     """source: Jinja; own: whether it is the data's own and not the tokenizer's; notes: sentences for the user.
 
-    template: the source with the variables and the date that training gave it, None where there is none or it is no Jinja.
+    template: the source with the variables and the date that training gave it, None where there is none or it is not Jinja.
     """
 
     source: str | None
@@ -55,7 +55,7 @@ class Prompting:
 
 
 def prompting_of(datasets: Mapping[str, Dataset], tokenizer: Tokenizer, root: Path) -> Prompting:
-    """How a model that was trained on these data sets is asked; root: the folder of params.yaml, with Jinja files."""
+    """How a model that was trained on these datasets is asked; root: the folder of params.yaml, with Jinja files."""
     given = {name: template_of(data, root) for name, data in datasets.items() if data.type == "chat_template"}
     sources = {name: template.source or _tokenizers(tokenizer) or template.fallback for name, template in given.items()}
     chosen = next((name for name, template in given.items() if template.source is None), next(iter(given), None))

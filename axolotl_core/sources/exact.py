@@ -29,7 +29,7 @@ def loads(text: bytes | str) -> Any:
             return value
     try:
         value = json.loads(data, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is not text
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     _keys(value)
@@ -85,7 +85,7 @@ def _finite(text: str) -> float:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no value of JSON")
+    raise ValueError(f"{name} is not a value of JSON")
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which files a local data set consists of, and which of a folder are left out.
+"""Which files a local dataset consists of, and which of a folder are left out.
 
 one file       itself
 data_files     what they name, below the folder; `path: json` with data_files is the datasets library's spelling
@@ -43,7 +43,7 @@ class Files:
 
 
 def place_of(data: Dataset, root: Path) -> Place:
-    """Where the rows of a data set lie. Raises DataError when nothing is there."""
+    """Where the rows of a dataset lie. Raises DataError when nothing is there."""
     if reader(data) and not (root / data.path).exists():
         return Place(data.path, "folder", root)
     return resolve(data.path, root)
@@ -56,12 +56,12 @@ def reader(data: Dataset) -> str | None:
 
 
 def fits(place: Place, name: str, data: Dataset) -> None:
-    """Raises ParamsError for options of data set `name` that do nothing where its rows lie."""
+    """Raises ParamsError for options of dataset `name` that do nothing where its rows lie."""
     only_hub(place, f"datasets.{name}", {"name": data.name, "revision": data.revision, "streaming": data.streaming})
     if place.kind == "file" and data.data_files:
         raise ParamsError(f"datasets.{name}.data_files is set, but {place.text} is one file; remove it, or give the folder as path")
     if place.kind == "hub" and data.ds_type:
-        raise ParamsError(f"datasets.{name}.ds_type is set, but {place.text} is a data set of the hub, which knows its own; remove it")
+        raise ParamsError(f"datasets.{name}.ds_type is set, but {place.text} is a dataset of the hub, which knows its own; remove it")
     one_split = place.kind == "file" or (place.kind == "folder" and data.data_files)
     split, _ = sliced(data.train_on_split)
     if one_split and split and canonical(split) not in ("train", split_of(Path(place.text).name)):
@@ -70,7 +70,7 @@ def fits(place: Place, name: str, data: Dataset) -> None:
 
 
 def files_of(place: Place, data: Dataset) -> Files:
-    """The files of a data set on this machine.
+    """The files of a dataset on this machine.
 
     Raises DataError: a folder without a data file, a glob that matches none, several splits and none chosen, no such split.
     """
@@ -90,7 +90,7 @@ def files_of(place: Place, data: Dataset) -> Files:
 def _named(place: Place, pattern: str, *, anywhere: bool) -> list[Path]:
     """What one of data_files names: a file whose name it is, else what it matches as a glob."""
     if not pattern or (pattern.startswith("/") and not anywhere):
-        raise DataError(f"{place.text}: data_files '{pattern}' is no glob relative to the folder")
+        raise DataError(f"{place.text}: data_files '{pattern}' is not a glob relative to the folder")
     literal = path_in(place.local, pattern)
     if literal.is_file():
         return [literal]

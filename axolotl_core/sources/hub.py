@@ -1,4 +1,4 @@
-"""Rows of a hub data set, through the datasets library."""
+"""Rows of a hub dataset, through the datasets library."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +33,7 @@ def read_hub(
     try:
         found = datasets.load_dataset(repository, name, data_files=data_files, revision=revision, token=token, streaming=streaming)
     except (DatasetNotFoundError, RepositoryNotFoundError) as error:
-        raise DataError(f"{repository}: neither a file or folder here nor a data set of the hub: {one_line(error)}") from None
+        raise DataError(f"{repository}: neither a file or folder here nor a dataset of the hub: {one_line(error)}") from None
     except NO_NETWORK as error:
         raise DataError(f"{repository}: the hub cannot be reached ({one_line(error)}); fetch on a machine with a network") from None
     except ValueError as error:  # datasets' word for a configuration that is not there

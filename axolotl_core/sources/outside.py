@@ -10,8 +10,8 @@ from pathlib import Path
 
 from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.errors import DataError, ParamsError
+from axolotl_core.params.params import Params
 from axolotl_core.params.paths import path_in
-from axolotl_core.params.whole import Params
 from axolotl_core.prompts.resolve import copied_as, files_read
 from axolotl_core.sources.files import files_of, place_of
 from axolotl_core.sources.place import Place, name_of, resolve
@@ -32,7 +32,7 @@ def digests(found: Outside, stats: StatCache) -> dict[str, str]:
 
 
 def dataset(params: Params, name: str, root: Path) -> Outside:
-    """Each file of one data set, by its order and its name, which can say how it is read; of a hub data set its revision."""
+    """Each file of one dataset, by its order and its name, which can say how it is read; of a hub dataset its revision."""
     data = params.datasets[name]
     place = place_of(data, root)
     if place.kind == "hub":
@@ -41,7 +41,7 @@ def dataset(params: Params, name: str, root: Path) -> Outside:
 
 
 def name_in_key(i: int, path: Path, place: Place) -> str:
-    """Of file number i of a data set: `file:0:a/b.jsonl`."""
+    """Of file number i of a dataset: `file:0:a/b.jsonl`."""
     return f"file:{i}:{name_of(path.name if place.kind == 'file' else os.path.relpath(path, place.local))}"
 
 
@@ -70,11 +70,11 @@ def _model(place: Place, params: Params, patterns: tuple[str, ...]) -> Outside:
 
 
 def adapter(params: Params, name: None, root: Path) -> Outside:
-    """Each file of the adapter that train goes on from. Raises ParamsError when it is none."""
+    """Each file of the adapter that train resumes from. Raises ParamsError when it is none."""
     files = adapter_files(params, root)
     for file in files:
         if not file.is_file():
-            raise ParamsError(f"adapter.lora_model_dir: {file.parent} is no adapter of peft's, {file.name} is missing")
+            raise ParamsError(f"adapter.lora_model_dir: {file.parent} is not an adapter of peft's, {file.name} is missing")
     return {f"lora_model_dir:{file.name}": file for file in files}
 
 
@@ -85,7 +85,7 @@ def adapter_files(params: Params, root: Path) -> list[Path]:
 
 
 def format(params: Params, name: str | None, root: Path) -> Outside:
-    """Each file of the user's that decides what becomes of a row: a module, a Jinja file. name: None for all data sets."""
+    """Each file of the user's that decides what becomes of a row: a module, a Jinja file. name: None for all datasets."""
     files = {file for data in params.datasets if name in (None, data) for file in files_read(params.datasets[data], root)}
     return {f"format:{os.path.relpath(file, root)}": file for file in sorted(files)}
 

@@ -1,4 +1,4 @@
-"""raw/<data set>: the rows as they came, one JSON text a row.
+"""raw/<dataset>: the rows as they came, one JSON text a row.
 
 JSON text instead of typed columns: rows of any shape stream through in constant memory, a key that one row lacks is not
 filled with null in it, and the row's bytes are its identity.
@@ -97,7 +97,7 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
         raise DataError(first_of(problems))
     if table.rows == 0:
         told = f"; all of its {rejected} rows are malformed, the first at {_first(rejects)}" if rejected else ", it has no row"
-        raise DataError(f"{source}: the data set is empty{told}")
+        raise DataError(f"{source}: the dataset is empty{told}")
     if not rejected:
         rejects.unlink()
     return {"rows": table.rows, "sources": list(files), **({"malformed": rejected} if rejected else {})}

@@ -15,15 +15,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from axolotl_core.errors import DataError
+from axolotl_core.labels import IGNORE_INDEX
 from axolotl_core.prompts import resolve
 from axolotl_core.prompts.columns import shaped
-from axolotl_core.prompts.example import ROLES, UNTRAINED, Example, Format, Ids, Row
+from axolotl_core.prompts.example import ROLES, Example, Format, Ids, Row
 from axolotl_core.prompts.template import BEGIN, END, MARK
 from axolotl_core.sources.exact import loads
-from axolotl_core.tokens.cut import Cut, Cutter
-from axolotl_core.tokens.draft import EMPTY, Draft, given_ids
 from axolotl_core.tokens.encoded import COLUMN, Encoded, pick
 from axolotl_core.tokens.guard import ALIAS, GUARD, Guard
+from axolotl_core.tokens.row_stats import EMPTY, RowStats, given_ids
+from axolotl_core.tokens.segments import SegmentTokenizer, Tokenized
 from axolotl_core.tokens.tokenizer import Tokenizer
 
 NONE: dict[str, str] = {}
@@ -35,7 +36,7 @@ ROLE = {role: i for i, role in enumerate(ROLES)}
 
 
 class RowEncoder:
-    """Encodes rows of one data set. rename and join: see prompts/columns.py."""
+    """Encodes rows of one dataset. rename and join: see prompts/columns.py."""
 
     def __init__(
         self,
@@ -50,12 +51,12 @@ class RowEncoder:
         self.tokenizer, self.train_on_inputs, self.rename, self.join = tokenizer, train_on_inputs, rename, join
         self.markup = format.markup  # what fit() gives need not know of it
         self.guard = Guard(tokenizer.control)
-        self.cutter = Cutter(tokenizer)
+        self.cutter = SegmentTokenizer(tokenizer)
         self.ends = np.fromiter(sorted(tokenizer.ends), np.int32)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode rows given as JSON texts. A row that cannot be read is `bad` and has the reason."""
-        draft = Draft(len(texts))
+        draft = RowStats(len(texts))
         examples: list[tuple[int, Example]] = []
         own: list[tuple[int, Ids]] = []
         for i, text in enumerate(texts):
@@ -86,7 +87,7 @@ class RowEncoder:
                 row = self.guard.apply(row)
         return resolve.read(self.format, shaped(row, self.rename, self.join) if self.rename or self.join else row)
 
-    def _examples(self, examples: list[tuple[int, Example]], draft: Draft) -> Encoded:
+    def _examples(self, examples: list[tuple[int, Example]], draft: RowStats) -> Encoded:
         """The examples encoded, each in its row; fills in what is counted of it."""
         segments = [segment for _, example in examples for segment in example.segments]
         counts = np.fromiter((len(example.segments) for _, example in examples), np.int64, len(examples))
@@ -103,7 +104,7 @@ class RowEncoder:
         ids, lengths = self._with_ends(cut, begins, np.fromiter((segment.end for segment in segments), np.int64, len(segments)))
         own = np.fromiter((segment.train for segment in segments), bool, len(segments))
         trained = own | self.train_on_inputs
-        labels = np.where(np.repeat(trained, lengths), ids, np.int32(UNTRAINED))
+        labels = np.where(np.repeat(trained, lengths), ids, np.int32(IGNORE_INDEX))
         roles = np.fromiter((ROLE[segment.role] for segment in segments), np.int64, len(segments))
         count = len(draft.reasons)
         cells, size = rows * len(ROLES) + roles, count * len(ROLES)
@@ -113,7 +114,9 @@ class RowEncoder:
         self._count_turns((roles == ROLE["assistant"]) & own & (lengths > 0), rows, np.cumsum(lengths), ids, asked, draft)
         return draft.encoded(ids, labels, np.bincount(rows, lengths, count).astype(np.int64))
 
-    def _count_turns(self, said: np.ndarray, rows: np.ndarray, stops: np.ndarray, ids: np.ndarray, asked: np.ndarray, draft: Draft) -> None:
+    def _count_turns(
+        self, said: np.ndarray, rows: np.ndarray, stops: np.ndarray, ids: np.ndarray, asked: np.ndarray, draft: RowStats
+    ) -> None:
         """Turns, and those whose last token ends nothing. said: which segments an assistant says, trained; stops: their ends in ids."""
         spoken = np.flatnonzero(said)
         if len(spoken):
@@ -126,7 +129,7 @@ class RowEncoder:
             draft.stats[:, COLUMN["unended"]] = np.bincount(rows[last], unended, len(draft.reasons))
 
     def _ends_before_blanks(self, ids: np.ndarray) -> bool:
-        """Whether the last token that is no blank ends a turn: `<|im_end|>⏎`."""
+        """Whether the last token that is not a blank ends a turn: `<|im_end|>⏎`."""
         for id in ids[:-MOST_BLANKS:-1].tolist():
             if id in self.tokenizer.ends:
                 return True
@@ -134,7 +137,7 @@ class RowEncoder:
                 return False
         return False
 
-    def _note_split(self, texts: list[str], rows: np.ndarray, draft: Draft) -> None:
+    def _note_split(self, texts: list[str], rows: np.ndarray, draft: RowStats) -> None:
         """Names of what looks like a special token and is none of this tokenizer."""
         split = {name for name in set(LIKE_SPECIAL.findall("\n".join(texts))) if self.tokenizer.backend.token_to_id(name) is None}
         for s, text in enumerate(texts) if split else ():
@@ -142,7 +145,7 @@ class RowEncoder:
                 have = draft.split[rows[s]]
                 draft.split[rows[s]] = "\n".join(sorted({*names, *(have.split("\n") if have else ())}))
 
-    def _with_ends(self, cut: Cut, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _with_ends(self, cut: Tokenized, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ids and lengths of the segments with BOS in front of those that begin, and EOS behind as often as `ends` says."""
         eos, bos = self.tokenizer.eos_id, self.tokenizer.bos
         stops = np.cumsum(cut.lengths)

@@ -1,7 +1,7 @@
 """Encoded rows in columns, as they pass from the encoder and the row cache to the store.
 
 ids      5 6 7 | 8 9 | (nothing)      offsets 0 3 5 5
-labels  -100 6 7 | …                  reasons None None "no trained token"
+labels  -100 6 7 | …                  reasons None None "no target token"
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ COLUMN = {name: i for i, name in enumerate(STATS)}
 class Encoded:
     """n rows. ids and labels are flat int32, offsets int64 (n + 1), stats int32 (n, len(STATS)).
 
-    reasons: why a row is no sample; bad: whether that is because it is malformed. A row that is no sample has no ids.
+    reasons: why a row is no sample; bad: whether that is because it is malformed. A row that is not a sample has no ids.
     split: names of what looks like special tokens and was split, a line each, mostly empty.
     """
 

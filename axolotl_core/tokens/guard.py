@@ -51,7 +51,7 @@ class Guard:
         return sum(map(self.count, value)) if isinstance(value, list) else 0
 
 
-class Twin:
+class ShadowTokenizer:
     """A copy of a tokenizer whose special tokens have names that no text contains."""
 
     def __init__(self, backend: tokenizers.Tokenizer, control: dict[str, int]) -> None:

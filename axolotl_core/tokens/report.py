@@ -1,10 +1,10 @@
-"""The mask report: what of a data set is trained, and what looks wrong.
+"""The mask report: what of a dataset is trained, and what looks wrong.
 
     roles     prompt 9,120 tokens, none trained; assistant 4,310 tokens, 100 % trained
     turns     310, of which 0 have an end that is not trained
     lengths   p50 38, p99 120, longest 142
 
-A turn's end is trained when its last trained token is the tokenizer's EOS or another added token: a model that never
+A turn's end is trained when its last target token is the tokenizer's EOS or another added token: a model that never
 saw it trained does not learn to stop.
 """
 
@@ -47,13 +47,13 @@ class MaskReport:
             named += [place(i) for i in wrong[: MOST_NAMED - len(named)]]
 
     def sums(self) -> dict[str, int]:
-        """Rows, tokens, trained tokens, and the longest row."""
+        """Rows, tokens, target tokens, and the longest row."""
         lengths = self._all()
         trained = int(self.totals[len(ROLES) : 2 * len(ROLES)].sum())
         return {"rows": len(lengths), "tokens": int(lengths.sum()), "trained_tokens": trained, "longest": int(lengths.max(initial=0))}
 
     def refusal(self) -> str | None:
-        """Why the data set must not be trained on, with its rows, or None."""
+        """Why the dataset must not be trained on, with its rows, or None."""
         told = []
         if self.affected["unended"]:
             split = f" ({', '.join(sorted(self.split))} is not one token: add it to tokenizer.tokens)" if self.split else ""

@@ -27,7 +27,7 @@ from axolotl_core.artifacts import lock
 from axolotl_core.artifacts.key import canonical, digest, digest_file
 from axolotl_core.artifacts.scratch import flush, sweep, write_atomically
 from axolotl_core.errors import MachineError
-from axolotl_core.prompts.example import UNTRAINED
+from axolotl_core.labels import IGNORE_INDEX
 from axolotl_core.tokens.encoded import COLUMN, STATS, Encoded, pick
 
 SCHEMA = pa.schema(
@@ -97,7 +97,7 @@ class CacheFile:
 
 @dataclass
 class RowCache:
-    """One context. `find` and `add` while a data set is encoded, `close` at its end.
+    """One context. `find` and `add` while a dataset is encoded, `close` at its end.
 
     Malformed rows are not kept: their reason may name more than the row.
     """
@@ -159,7 +159,7 @@ class RowCache:
             self._merge(small)
 
     def _write(self) -> None:
-        """A full disk is no error here: the rows are encoded again next time, and `lost` says so."""
+        """A full disk is not an error here: the rows are encoded again next time, and `lost` says so."""
         if not self._waiting:
             return
         batch = pa.concat_batches(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
@@ -214,7 +214,7 @@ def to_batch(digests: np.ndarray, rows: Encoded) -> pa.RecordBatch:
             pa.array(np.ascontiguousarray(digests[:, 0])),
             pa.array([pair.tobytes() for pair in digests], pa.binary(16)),
             pa.ListArray.from_arrays(offsets, pa.array(rows.ids)),
-            pa.ListArray.from_arrays(offsets, pa.array(rows.labels != UNTRAINED)),
+            pa.ListArray.from_arrays(offsets, pa.array(rows.labels != IGNORE_INDEX)),
             pa.FixedSizeListArray.from_arrays(pa.array(rows.stats.reshape(-1)), len(STATS)),
             pa.array(rows.split, pa.string()),
             pa.array(rows.reasons, pa.string()),
@@ -230,7 +230,7 @@ def from_batch(batch: pa.RecordBatch) -> Encoded:
     trained = batch.column("trained").values.to_numpy(zero_copy_only=False)
     return Encoded(
         ids,
-        np.where(trained, ids, np.int32(UNTRAINED)),
+        np.where(trained, ids, np.int32(IGNORE_INDEX)),
         lists.offsets.to_numpy().astype(np.int64),
         batch.column("stats").flatten().to_numpy().reshape(-1, len(STATS)),
         batch.column("split").to_pylist(),
@@ -267,7 +267,7 @@ def _derivable(rows: Encoded) -> np.ndarray:
     """Rows whose labels are their ids where they are trained: all but odd pretokenised ones."""
     if not rows.stats[:, COLUMN["trained_text"]].any():
         return np.ones(len(rows), bool)
-    odd = (rows.labels != UNTRAINED) & (rows.labels != rows.ids)
+    odd = (rows.labels != IGNORE_INDEX) & (rows.labels != rows.ids)
     if not odd.any():
         return np.ones(len(rows), bool)
     counted = np.concatenate([[0], np.cumsum(odd)])

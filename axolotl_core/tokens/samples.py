@@ -1,4 +1,4 @@
-"""tokens/<data set> read back: samples through memory maps."""
+"""tokens/<dataset> read back: samples through memory maps."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from axolotl_core.artifacts.table import batches
-from axolotl_core.prompts.example import UNTRAINED
+from axolotl_core.labels import IGNORE_INDEX
 
 
 @dataclass
 class Samples:
-    """One data set's samples, memory-mapped. Sample i is the i-th row of tokens/<data set>."""
+    """One dataset's samples, memory-mapped. Sample i is the i-th row of tokens/<dataset>."""
 
     folder: Path
     ids: list[np.ndarray] = field(init=False)
@@ -46,7 +46,7 @@ class Samples:
         blocks = np.searchsorted(self.firsts, samples, side="right") - 1
         for b in np.unique(blocks).tolist():
             mine = np.flatnonzero(blocks == b)
-            before = np.concatenate([[0], np.cumsum(self.labels[b] != UNTRAINED)])
+            before = np.concatenate([[0], np.cumsum(self.labels[b] != IGNORE_INDEX)])
             first = self.offsets[b][samples[mine] - self.firsts[b]]
             counts[mine] = before[first + ends[mine]] - before[np.minimum(first + starts[mine], first + ends[mine])]
         return counts

@@ -1,4 +1,4 @@
-"""tokens/<data set>: written block by block with as many processes as one likes.
+"""tokens/<dataset>: written block by block with as many processes as one likes.
 
 The tokenizers library runs on all cores by itself; two more threads here prepare blocks while another is encoded.
 More processes pay off where there are so many cores that Python's part, a tenth of the work, holds the rest up.
@@ -144,8 +144,8 @@ def write_tokens(
 ) -> Written:
     """Encode every row of raw/ into `out`. rows_of_all: how many there are, for the progress.
 
-    A row that cannot be read stops it (DataError with the first ten by file and row) unless the data set says
-    `on_bad_row: skip`. Such rows and those without a trained token are dropped, counted, and written to rejected.jsonl.
+    A row that cannot be read stops it (DataError with the first ten by file and row) unless the dataset says
+    `on_bad_row: skip`. Such rows and those without a target token are dropped, counted, and written to rejected.jsonl.
     strict: raise DataError for rows with a turn whose end is never trained, or whose ids do not give the text back.
     """
     problems: list[tuple[str, str]] = []
@@ -184,7 +184,7 @@ def write_tokens(
         raise DataError(first_of(problems))
     if table.rows == 0:
         told = ", ".join(f"{count:,} dropped: {reason}" for reason, count in dropped.items())
-        raise DataError(f"{encoder.data.path}: the data set has no trained token, no row is left ({told})")
+        raise DataError(f"{encoder.data.path}: the dataset has no target token, no row is left ({told})")
     if strict and (told := report.refusal()):
         raise DataError(told)
     if not dropped:

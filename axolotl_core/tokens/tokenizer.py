@@ -12,7 +12,7 @@ import tokenizers
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.errors import ModelError, foreign
 from axolotl_core.prompts.example import Vocabulary
-from axolotl_core.tokens.guard import Twin, any_of
+from axolotl_core.tokens.guard import ShadowTokenizer, any_of
 from axolotl_core.tokens.pieces import Pieces
 from axolotl_core.tokens.roundtrip import RoundTrip
 
@@ -65,9 +65,9 @@ class Tokenizer:
         return Vocabulary(self.folder, lambda text: self.backend.token_to_id(text) is not None, self.size, added, self.special)
 
     @cached_property
-    def twin(self) -> Twin:
+    def twin(self) -> ShadowTokenizer:
         """Encodes texts with guarded special tokens."""
-        return Twin(self.backend, self.control)
+        return ShadowTokenizer(self.backend, self.control)
 
     @property
     def pieces(self) -> Pieces:
@@ -89,7 +89,7 @@ class Tokenizer:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of artifacts/tokenizer, read once a process: many data sets share it.
+    """The tokenizer of artifacts/tokenizer, read once a process: many datasets share it.
 
     Raises ModelError when it cannot be read, or has no end-of-sequence token.
     """

@@ -1,8 +1,8 @@
 """What was trained, written and read back.
 
     lora, qlora     adapter_config.json, adapter_model.safetensors
-    ReLoRA          a whole model: the base with the merged weights, in the dtype of the base
-    all weights     a whole model, in the dtype of the base
+    ReLoRA          a full model: the base with the merged weights, in the dtype of the base
+    all weights     a full model, in the dtype of the base
 
 Read back is what was written: each weight, by the name that the library gives it on loading, must be equal to the bit, with its
 shape, finite, and none may be lost between shards. What rounding to the base's 16 bits does to the loss is reported and never
@@ -19,17 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from axolotl_core.adapters import lora
-from axolotl_core.adapters.relora import Restarts
+from axolotl_core.adapters.relora import ReLoRA
+from axolotl_core.batches.batch import Inputs
+from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import TrainError
 from axolotl_core.models.weights import Weights, dtype_of, load_on_cpu, replace_parameters, save_model
-from axolotl_core.training import whole
-from axolotl_core.training.batches import Inputs
-from axolotl_core.training.parallel import Parallel
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """Loss in nats a token on a few rows, with the weights as trained and as written."""
+    """Loss in nats per token on a few rows, with the weights as trained and as written."""
 
     dtype: str
     loss_before: float
@@ -45,29 +44,27 @@ class Written:
     notes: Sequence[str] = ()
 
 
-def write(
-    parallel: Parallel, model: Any, base: Path, out: Path, base_model: str, restarts: Restarts | None, rows: Sequence[Inputs]
-) -> Written:
+def write(strategy: Strategy, model: Any, base: Path, out: Path, base_model: str, relora: ReLoRA | None, rows: Sequence[Inputs]) -> Written:
     """Write to `out` and read it back. Every process must call this, rank 0 writes.
 
     model: unwrapped, with its adapter; rows: what the loss before and after rounding is taken on.
     Raises TrainError for a weight that is not finite, or is not read back as it was written.
     """
-    out = Path(parallel.share(str(out)))
-    weights = whole.weights(parallel, frozen=not hasattr(model, "peft_config"))  # of unfrozen_parameters, the rest of the model too
-    if restarts:
-        merged = restarts.weights() | {
+    out = Path(strategy.broadcast(str(out)))
+    weights = strategy.full_weights(frozen=not hasattr(model, "peft_config"))  # of unfrozen_parameters, the rest of the model too
+    if relora:
+        merged = relora.weights() | {
             lora.file_name(name).removeprefix("base_model.model."): weight for name, weight in weights.items() if "lora_" not in name
         }
-        take = None if restarts.quantised else restarts.take
-        return _write_full(parallel, base, out, merged, lambda: replace_parameters(base, out, merged), take, rows)
+        take = None if relora.quantised else relora.take
+        return _write_full(strategy, base, out, merged, lambda: replace_parameters(base, out, merged), take, rows)
     if hasattr(model, "peft_config"):
-        if parallel.main:
+        if strategy.main:
             _finite(out, weights)
             lora.save(model, out, base_model, weights)
             files = Weights(out, [out / lora.WEIGHTS])
             _same(out, {name: files.read(lora.file_name(name)) for name in weights}, weights)
-        parallel.wait()
+        strategy.wait()
         return Written("lora", notes=_untouched(weights))
     model.config.use_cache = True
     buffers = dict(_persistent_buffers(model))
@@ -78,11 +75,11 @@ def write(
         config = json.loads((out / "config.json").read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
         (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    return _write_full(parallel, base, out, weights, save, lambda rounded: whole.load_weights(parallel, rounded), rows)
+    return _write_full(strategy, base, out, weights, save, lambda rounded: strategy.load_full_weights(rounded), rows)
 
 
 def _write_full(
-    parallel: Parallel,
+    strategy: Strategy,
     base: Path,
     out: Path,
     weights: Mapping[str, Tensor],
@@ -93,16 +90,16 @@ def _write_full(
     """weights: by the model's names; save: writes them; take: puts rounded ones into the model in memory, if it can have them."""
     dtype = dtype_of(base)
     rounded = {name: weight.to(dtype) for name, weight in weights.items()}
-    if parallel.main:
+    if strategy.main:
         _finite(out, rounded)
         save()
         _same(out, dict(load_on_cpu(out).named_parameters(remove_duplicate=False)), rounded)
-    parallel.wait()
+    strategy.wait()
     if take is None or all(torch.equal(rounded[name].to(weight.dtype), weight) for name, weight in weights.items()):
         return Written("full")
-    before = _loss(parallel, rows)
+    before = _loss(strategy, rows)
     take({name: weight.float() for name, weight in rounded.items()})
-    return Written("full", Rounding(str(dtype).removeprefix("torch."), before, _loss(parallel, rows)))
+    return Written("full", Rounding(str(dtype).removeprefix("torch."), before, _loss(strategy, rows)))
 
 
 def _finite(out: Path, weights: Mapping[str, Tensor]) -> None:
@@ -137,10 +134,10 @@ def _untouched(weights: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def _loss(parallel: Parallel, rows: Sequence[Inputs]) -> float:
-    parallel.objective.eval()
-    losses = torch.cat([parallel.objective(inputs, each=True)[0].cpu().double() for inputs in rows])
-    return float(losses.mean())
+def _loss(strategy: Strategy, rows: Sequence[Inputs]) -> float:
+    strategy.objective.eval()
+    token_losses = torch.cat([strategy.objective(inputs, per_token=True)[0].cpu().double() for inputs in rows])
+    return float(token_losses.mean())
 
 
 def _persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -3,259 +3,265 @@
     for each step: its rows → micro-batches → one optimizer step → log → evaluate? → checkpoint?
 
 Everything that the result depends on is in a checkpoint or follows from the step: the rows, the learning rate, what is
-drawn. So a run that was killed ends with the same bytes as one that was not. The numbers of a step are read when the next
+drawn. So a run that was killed ends with the same bytes as one that was not. The metrics of a step are read when the next
 one is under way, so that the device never waits; before an evaluation or a checkpoint they are read at once.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from axolotl_core.adapters.relora import Restarts
+from axolotl_core.adapters.relora import ReLoRA
+from axolotl_core.batches.plan import Plan
+from axolotl_core.batches.rows import RowSource
+from axolotl_core.checkpoints import store
+from axolotl_core.checkpoints.best import best_step, keeps_best, missing_best
+from axolotl_core.checkpoints.store import BEST, Checkpoint
+from axolotl_core.distributed.optimizer_state import unwrap_optimizer
+from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import Interrupted, TrainError
-from axolotl_core.params.machine import Machine
-from axolotl_core.params.tracking import Tracking
-from axolotl_core.params.training import Training
-from axolotl_core.training import checkpoint, whole
-from axolotl_core.training.batches import RowSource
-from axolotl_core.training.checkpoint import Checkpoint
-from axolotl_core.training.optim import forget, set_rates
-from axolotl_core.training.parallel import Parallel
-from axolotl_core.training.plan import Plan
-from axolotl_core.training.schedule import Schedule
-from axolotl_core.training.step import Report, seed_everything, train_step
-from axolotl_core.training.stop import Signals, best_step, is_lost, is_over, keeps_best
-from axolotl_core.training.track import Listener, Tracker
+from axolotl_core.optim.groups import reset_state, set_lr_and_betas
+from axolotl_core.optim.schedules import Schedule
+from axolotl_core.tracking.logger import Logger
+from axolotl_core.tracking.tracker import Tracker
+from axolotl_core.training.config import Run, TrainConfig
+from axolotl_core.training.early_stopping import is_diverged, is_over
+from axolotl_core.training.signals import Signals
+from axolotl_core.training.step import PendingMetrics, seed_everything, train_step
 
-Measure = Callable[[Callable[[], bool]], dict[str, Any] | None]
-"""The held-out numbers, as `evaluation.measure` gives them; asked after each batch whether to stop, and None then."""
+Evaluate = Callable[[Callable[[], bool]], dict[str, Any] | None]
+"""The metrics of the validation rows, as `evaluation.evaluate` gives them; its argument is called after each batch and ends it, with
+None, once it is true."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run says of itself when it is over. step: whose weights the model has."""
+    """What a run ended with. step: whose weights the model has."""
 
     log: list[dict[str, Any]]
     step: int
     tokens_per_s: float
 
 
+@dataclass
 class Loop:
-    """One run: `parallel` holds the wrapped model and optimizer; run: the folder of its checkpoints, which is locked.
+    """One run, whose folder is locked."""
 
-    prune: share of the optimizer's state that goes with each of the restarts; predict: rows of the table of predictions;
-    since: the step of the checkpoint that the run branches from, whose evaluations are another run's.
-    """
+    strategy: Strategy
+    """With the wrapped model and optimizer."""
+    rows: RowSource
+    plan: Plan
+    schedule: Schedule
+    config: TrainConfig
+    run: Run
+    evaluate: Evaluate | None = None
+    relora: ReLoRA | None = None
+    loggers: Sequence[Logger] = ()
+    predict: Callable[[], list[dict[str, Any]]] | None = None
+    """Rows of the table of predictions."""
+    branched_at: int = 0
+    """The step of the checkpoint that the run branches from, whose evaluations are another run's."""
+    log: list[dict[str, Any]] = field(default_factory=list, init=False)
+    pending: list[PendingMetrics] = field(default_factory=list, init=False)
 
-    def __init__(
-        self,
-        parallel: Parallel,
-        rows: RowSource,
-        plan: Plan,
-        schedule: Schedule,
-        run: Path,
-        *,
-        identity: dict[str, Any],
-        training: Training,
-        machine: Machine,
-        tracking: Tracking,
-        measure: Measure | None = None,
-        restarts: Restarts | None = None,
-        prune: float = 1.0,
-        listeners: Sequence[Listener] = (),
-        predict: Callable[[], list[dict[str, Any]]] | None = None,
-        since: int = 0,
-    ) -> None:
-        self.parallel, self.rows, self.plan, self.schedule, self.run = parallel, rows, plan, schedule, run
-        self.identity, self.training, self.machine, self.tracking = identity, training, machine, tracking
-        self.measure, self.restarts, self.prune = measure, restarts, prune
-        self.listeners, self.predict, self.since = listeners, predict, since
-
-    def train(self, start: Checkpoint | None, told: Sequence[str] = ()) -> Outcome:
+    def train(self, start: Checkpoint | None, notes: Sequence[str] = ()) -> Outcome:
         """From a checkpoint or from the beginning. Raises TrainError for a loss that is not finite, Interrupted for a signal."""
         done, self.log = (start.step, start.log) if start else (0, [])
         if start:
             self._restore(start)
-        tracker = Tracker(
+        self.tracker = Tracker(
             self.plan.total,
             done,
             self.log,
-            self._every(self.tracking.logging_steps) or 1,
-            self.listeners,
-            watch=self.training.loss_watchdog_threshold,
-            quiet=not self.parallel.main,
+            self._steps_of(self.config.tracking.logging_steps) or 1,
+            self.loggers,
+            watch=self.config.training.loss_watchdog_threshold,
+            quiet=not self.strategy.main,
         )
-        for sentence in told:
-            tracker.say(sentence)
+        for note in notes:
+            self.tracker.print(note)
         try:
-            with Signals(quiet=not self.parallel.main).listening() as signals:
-                if self.measure and not self.log and not self._measured(0, tracker, signals):
-                    raise Interrupted("training was asked to end before its first step; the same command begins it")
-                self.parallel.objective.train()
-                last = self._steps(done, tracker, signals)
+            with Signals(quiet=not self.strategy.main).listening() as self.signals:
+                if self.evaluate and not self.log and not self._take_evaluation(0):
+                    raise Interrupted("training was stopped before its first step; the same command starts it")
+                self.strategy.objective.train()
+                last = self._train_from(done)
         finally:
-            tracker.close()
-        return Outcome(self.log, self._take_best(last, tracker), tracker.tokens_per_s)
+            self.tracker.close()
+        return Outcome(self.log, self._take_best(last), self.tracker.tokens_per_s)
 
-    def _steps(self, done: int, tracker: Tracker, signals: Signals) -> int:
-        waiting: list[tuple[Report, float]] = []
-        stop = False
-
-        def read_all() -> bool:
-            asked = False
-            while waiting:
-                report, learning_rate = waiting.pop(0)
-                numbers = report.arrive()
-                tracker.step(report.step, report.step / self.plan.steps_per_epoch, numbers, learning_rate)
-                asked |= numbers.stop
-                if is_lost(self.log, report.step, self.training):
-                    raise TrainError(
-                        f"step {report.step}: the loss was above loss_watchdog_threshold {self.training.loss_watchdog_threshold:g} for "
-                        f"{self.training.loss_watchdog_patience} steps, it is {numbers.loss:.3f}; lower learning_rate, or look at the data"
-                    )
-            return asked
-
+    def _train_from(self, done: int) -> int:
+        """All steps behind `done`; the last one that was taken."""
         taken = any(row["step"] == done and "eval_loss" in row for row in self.log)
-        if done and not taken and self.measure and self.evaluates(done):  # it was dropped, or the run ended in it
-            self._evaluate(done, tracker, signals)
-        if is_over(self.log, self.training, self.since):
+        if done and not taken and self.evaluates(done):  # it was dropped, or the run ended in it
+            self._evaluate(done)
+        if self._is_over():
             return done
-        step = done
         for step in range(done + 1, self.plan.total + 1):
-            if self.restarts and self.restarts.due(step - 1):
-                seed_everything(self.training.seed, step - 1)  # the same new adapter in every process and after a resume
-                reset = self.restarts.merge(self.run, step - 1, self.parallel)
-                forget(whole.inner(self.parallel.optimizer), reset, keep=1 - self.prune)
-                tracker.say(f"step {step - 1}/{self.plan.total}  merged into the base, the adapter begins anew")
-            signals.doing = f"step ({step} of {self.plan.total})"
-            if self.parallel.world > 1 and self.parallel.device.type == "cuda":  # its flag is read when the next one is under way
-                signals.doing += " or the one behind it"
-            learning_rate = self.training.learning_rate * self.schedule.factor(step - 1)
-            momentum = self.schedule.momentum(step - 1) if self.schedule.momentum else None
-            set_rates(self.parallel.optimizer, learning_rate, momentum)
-            report = train_step(
-                self.parallel,
-                self.rows,
-                self.plan.rows_of(step - 1),
-                step=step,
-                seed=self.training.seed,
-                micro_batch_size=self.machine.micro_batch_size,
-                stop=lambda: signals.caught is not None,
-            )
-            stop |= read_all()
-            if report.arrived is None or self.parallel.world == 1:  # nobody waits for a device, so the step under way is the last
-                stop |= self.parallel.any(signals.caught is not None)
-            waiting.append((report, learning_rate))
-            evaluates, saves = self.measure is not None and self.evaluates(step), self.saves(step)
-            if evaluates or saves or stop or report.arrived is None or step == self.plan.total:
-                stop |= read_all()
-            last = step == self.plan.total
-            if last or stop:  # a run that is over has a checkpoint, whatever becomes of its evaluation and of what is written then
-                self._end_if_asked(step, stop)
-            if evaluates:
-                self._evaluate(step, tracker, signals, saved=last)
-            if last and self.parallel.main:
-                checkpoint.replace_log(self.run, f"step-{step}", self.log)
-            over = evaluates and is_over(self.log, self.training, self.since)
-            if (saves or over) and not last:
-                self._save(f"step-{step}", step)
-                tracker.pause()
-            if over:
-                tracker.say(f"no better evaluation in {self.training.early_stopping_patience}: stopped at step {step}")
-                break
-        return step
+            self._merge_if_due(step)
+            metrics = self._train_step(step)
+            stop = self._read_pending()  # of the step before, while this one is under way
+            if metrics.on_device is None or self.strategy.ranks == 1:  # nobody waits for a device, so the step under way is the last
+                stop |= self.strategy.any(self.signals.caught is not None)
+            self.pending.append(metrics)
+            is_boundary = stop or step == self.plan.total or self.evaluates(step) or self.saves(step)
+            if is_boundary or metrics.on_device is None:
+                stop |= self._read_pending()
+            if (is_boundary or stop) and self._end_step(step, stop):
+                return step
+        return self.plan.total
 
-    def _end_if_asked(self, step: int, stop: bool, *, saved: bool = False) -> None:
-        """Write the checkpoint of a step, which a run that was asked to end goes on from."""
-        if not saved:
+    def _train_step(self, step: int) -> PendingMetrics:
+        training = self.config.training
+        self.signals.doing = f"step ({step} of {self.plan.total})"
+        if self.strategy.ranks > 1 and self.strategy.device.type == "cuda":  # its flag is read when the next one is under way
+            self.signals.doing += " or the one behind it"
+        learning_rate = training.learning_rate * self.schedule.factor(step - 1)
+        momentum = self.schedule.momentum(step - 1) if self.schedule.momentum else None
+        set_lr_and_betas(self.strategy.optimizer, learning_rate, momentum)
+        return train_step(
+            self.strategy,
+            self.rows,
+            self.plan.rows_of(step - 1),
+            step=step,
+            seed=training.seed,
+            micro_batch_size=self.config.machine.micro_batch_size,
+            learning_rate=learning_rate,
+            stop=lambda: self.signals.caught is not None,
+        )
+
+    def _read_pending(self) -> bool:
+        """Log the metrics of the steps that are over; whether a process was told to stop."""
+        training, stop = self.config.training, False
+        while self.pending:
+            metrics = self.pending.pop(0)
+            found = metrics.result()
+            self.tracker.step(metrics.step, metrics.step / self.plan.steps_per_epoch, found, metrics.learning_rate)
+            stop |= found.stop
+            if is_diverged(self.log, metrics.step, training):
+                raise TrainError(
+                    f"step {metrics.step}: the loss was above loss_watchdog_threshold {training.loss_watchdog_threshold:g} for "
+                    f"{training.loss_watchdog_patience} steps, it is {found.loss:.3f}; lower learning_rate, or look at the data"
+                )
+        return stop
+
+    def _end_step(self, step: int, stop: bool) -> bool:
+        """Evaluate and write a checkpoint where they are due; whether training ends early."""
+        last, evaluates = step == self.plan.total, self.evaluates(step)
+        if last or stop:  # a run that ends has a checkpoint, whatever becomes of its evaluation and of what is written then
             self._save(f"step-{step}", step)
         if stop:
-            raise Interrupted(
-                f"training was asked to end: checkpoint {self.run / f'step-{step}'} was written, the same command goes on from it"
-            )
+            raise self._interrupted(step)
+        if evaluates:
+            self._evaluate(step, has_checkpoint=last)
+        if last and self.strategy.main:
+            store.replace_log(self.run.folder, f"step-{step}", self.log)
+        over = evaluates and self._is_over()
+        if (self.saves(step) or over) and not last:
+            self._save(f"step-{step}", step)
+            self.tracker.pause()
+        if over:
+            self.tracker.print(f"no better evaluation in {self.config.training.early_stopping_patience}: stopped at step {step}")
+        return over
 
-    def _measured(self, step: int, tracker: Tracker, signals: Signals) -> bool:
-        """Take the validation numbers; False where a signal ended that, of which nothing is kept."""
-        assert self.measure is not None
-        signals.doing = f"batch of the evaluation (step {step} of {self.plan.total}), which is taken up again"
-        found = self.measure(lambda: self.parallel.any(signals.caught is not None))
+    def _interrupted(self, step: int) -> Interrupted:
+        return Interrupted(
+            f"training was stopped: checkpoint {self.run.folder / f'step-{step}'} was written, the same command resumes from it"
+        )
+
+    def _merge_if_due(self, step: int) -> None:
+        """ReLoRA: merge the update into the base before step `step` and reset the optimizer's state of it."""
+        if not self.relora or not self.relora.due(step - 1):
+            return
+        seed_everything(self.config.training.seed, step - 1)  # the same new adapter in every process and after a resume
+        parameters = self.relora.merge(self.run.folder, step - 1, self.strategy)
+        reset_state(unwrap_optimizer(self.strategy.optimizer), parameters, keep=1 - self.config.adapter.relora_prune_ratio)
+        self.tracker.print(f"step {step - 1}/{self.plan.total}  merged into the base, the adapter is reinitialised")
+
+    def _take_evaluation(self, step: int) -> bool:
+        """Log the metrics of the validation rows; False where a signal ended that, of which nothing is kept."""
+        assert self.evaluate is not None
+        self.signals.doing = f"batch of the evaluation (step {step} of {self.plan.total}), which is taken up again"
+        found = self.evaluate(lambda: self.strategy.any(self.signals.caught is not None))
         if found is not None:
-            tracker.evaluated(step, found)
+            self.tracker.evaluated(step, found)
         return found is not None
 
-    def _evaluate(self, step: int, tracker: Tracker, signals: Signals, *, saved: bool = True) -> None:
-        """Take the validation numbers, show the predictions, and keep the weights if they are the best so far.
-
-        saved: whether the step's checkpoint is written already.
-        """
-        if not self._measured(step, tracker, signals):
-            self._end_if_asked(step, stop=True, saved=saved)
-        rows = self.predict() if self.predict and self.listeners else []
-        for listener in self.listeners if rows else ():
-            listener.table(step, rows)
+    def _evaluate(self, step: int, *, has_checkpoint: bool = True) -> None:
+        """Evaluate, show the predictions, and keep the weights if they are the best so far."""
+        if not self._take_evaluation(step):
+            if not has_checkpoint:
+                self._save(f"step-{step}", step)
+            raise self._interrupted(step)
+        rows = self.predict() if self.predict and self.loggers else []
+        for logger in self.loggers if rows else ():
+            logger.table(step, rows)
         if self._best() == step:
-            self._save(f"{checkpoint.BEST}-{step}", step, with_optimizer=False)
+            self._save(f"{BEST}-{step}", step, with_optimizer=False)
 
     def evaluates(self, step: int) -> bool:
-        """Whether held-out rows are measured after step `step` (from 1); always after the last."""
-        if step == self.plan.total:
-            return True
-        if self.training.evaluation_strategy == "no":
-            return False
-        if self.training.evals_per_epoch:
-            return self.plan.ends_part(step - 1, self.training.evals_per_epoch)
-        every = self._every(self.training.eval_steps)
-        return step % every == 0 if every else self.plan.ends_epoch(step - 1)
+        """Whether the validation rows are evaluated after step `step` (from 1); always after the last."""
+        training = self.config.training
+        if self.evaluate is None or training.evaluation_strategy == "no":
+            return self.evaluate is not None and step == self.plan.total
+        return step == self.plan.total or self._is_due(step, training.evals_per_epoch, training.eval_steps)
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is written after step `step` (from 1)."""
-        if self.tracking.save_strategy == "no" or self.tracking.saves_per_epoch == 0:
+        tracking = self.config.tracking
+        if tracking.save_strategy == "no" or tracking.saves_per_epoch == 0:
             return False
-        if self.tracking.saves_per_epoch:
-            return self.plan.ends_part(step - 1, self.tracking.saves_per_epoch)
-        every = self._every(self.tracking.save_steps)
+        return self._is_due(step, tracking.saves_per_epoch, tracking.save_steps)
+
+    def _is_due(self, step: int, an_epoch: int | None, steps: float | None) -> bool:
+        """So often an epoch, every so many steps, or at the end of each epoch."""
+        if an_epoch:
+            return self.plan.ends_part(step - 1, an_epoch)
+        every = self._steps_of(steps)
         return step % every == 0 if every else self.plan.ends_epoch(step - 1)
 
-    def _every(self, steps: float | None) -> int | None:
+    def _steps_of(self, steps: float | None) -> int | None:
         """Below 1: a share of the run."""
         return steps if steps is None or isinstance(steps, int) else max(1, math.ceil(steps * self.plan.total))
 
     def _save(self, name: str, step: int, *, with_optimizer: bool = True) -> None:
-        weights = whole.weights(self.parallel)
-        states = whole.optimizer_states(self.parallel) if with_optimizer else {}
-        if self.parallel.main:
-            scaler = self.parallel.scaler.state_dict() if self.parallel.scaler else {}
-            merged = self.restarts.merged if self.restarts else None
-            saved = Checkpoint(step, weights, states, self.log, self.identity, merged, scaler)
-            checkpoint.save(self.run, name, saved)
-            checkpoint.rotate(self.run, self.tracking.save_total_limit)
-            for listener in self.listeners if with_optimizer else ():
-                listener.saved(step, self.run / name)
-        self.parallel.wait()
+        strategy, folder = self.strategy, self.run.folder
+        weights = strategy.full_weights()
+        states = strategy.full_optimizer_states() if with_optimizer else {}
+        if strategy.main:
+            scaler = strategy.scaler.state_dict() if strategy.scaler else {}
+            merged = self.relora.merged if self.relora else None
+            store.save(folder, name, Checkpoint(step, weights, states, self.log, self.run.identity, merged, scaler))
+            store.prune(folder, self.config.tracking.save_total_limit)
+            for logger in self.loggers if with_optimizer else ():
+                logger.saved(step, folder / name)
+        strategy.wait()
+
+    def _restore(self, start: Checkpoint) -> None:
+        if self.relora and start.merged:
+            self.relora.restore(self.run.folder, start.merged, self.strategy)
+        self.strategy.init_optimizer_state(self.rows.batch([0]).place(self.strategy.device))
+        self.strategy.load_full_weights(start.weights)
+        self.strategy.load_full_optimizer_states(start.optimizer)
+        if self.strategy.scaler and start.scaler:
+            self.strategy.scaler.load_state_dict(start.scaler)
+        if self._best() == start.step:
+            self._save(f"{BEST}-{start.step}", start.step, with_optimizer=False)
+
+    def _is_over(self) -> bool:
+        return is_over(self.log, self.config.training, self.branched_at)
 
     def _best(self) -> int | None:
         """The step whose weights are the result, if they are not the last; None where the best are not kept."""
-        return best_step(self.log, self.training, self.since) if keeps_best(self.training) else None
+        return best_step(self.log, self.config.training, self.branched_at) if keeps_best(self.config.training) else None
 
-    def _restore(self, start: Checkpoint) -> None:
-        if self.restarts and start.merged:
-            self.restarts.restore(self.run, start.merged, self.parallel)
-        self.parallel.prime(self.rows.batch([0]).place(self.parallel.device))
-        whole.load_weights(self.parallel, start.weights)
-        whole.load_optimizer_states(self.parallel, start.optimizer)
-        if self.parallel.scaler and start.scaler:
-            self.parallel.scaler.load_state_dict(start.scaler)
-        if self._best() == start.step:
-            self._save(f"{checkpoint.BEST}-{start.step}", start.step, with_optimizer=False)
-
-    def _take_best(self, last: int, tracker: Tracker) -> int:
+    def _take_best(self, last: int) -> int:
         best = self._best()
         if best is None or best == last:
             return last
-        if bad := checkpoint.without_best(self.run, best):
-            raise TrainError(f"{self.run}: {bad}; the same command goes on from the checkpoint before it")
-        whole.load_weights(self.parallel, checkpoint.read(self.run / f"{checkpoint.BEST}-{best}").weights)
-        tracker.say(f"the weights are those of step {best}, the best evaluation")
+        if bad := missing_best(self.run.folder, best):
+            raise TrainError(f"{self.run.folder}: {bad}; the same command resumes from the checkpoint before it")
+        self.strategy.load_full_weights(store.read(self.run.folder / f"{BEST}-{best}").weights)
+        self.tracker.print(f"the weights are those of step {best}, the best evaluation")
         return best

@@ -1,4 +1,4 @@
-"""The model as it is trained: loaded, quantised, with its adapter, compiled, in its number formats."""
+"""The model as it is trained: loaded, quantised, with its adapter, compiled, in its precision."""
 
 import re
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ from typing import Any
 import torch
 
 from axolotl_core.adapters import lora
+from axolotl_core.batches.rows import Data
 from axolotl_core.errors import MachineError, ParamsError
-from axolotl_core.models.load import Loaded, device_of, load_model
-from axolotl_core.models.packing import How, bare, self_test
+from axolotl_core.models.forward import ForwardSpec, unwrap
+from axolotl_core.models.load import Loaded, device_of, embedding_rows, load_model
+from axolotl_core.models.precision import Precision, choose
+from axolotl_core.models.self_test import self_test
 from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
-from axolotl_core.params.model import Model
-from axolotl_core.params.training import Training
-from axolotl_core.training.precision import Precision, choose
+from axolotl_core.training.config import TrainConfig
 from axolotl_core.training.step import seed_everything
 
 COMPILER_ERRORS = (RuntimeError, ImportError, OSError, ValueError, TypeError, AttributeError, AssertionError)
@@ -26,93 +27,91 @@ COMPILER_ERRORS = (RuntimeError, ImportError, OSError, ValueError, TypeError, At
 
 @dataclass(frozen=True)
 class Ready:
-    """A model to train, how it is run, in which formats."""
+    """A model to train, how its forward pass is run, in which precision."""
 
     model: Any
-    how: How
+    spec: ForwardSpec
     attention: str
     precision: Precision
     device: torch.device
     notes: tuple[str, ...] = ()
     """Sentences about preferences of the machine section that were not met."""
 
-    def arithmetic(self) -> str:
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def summary(self) -> str:
         """What is trained, and in what, as a line for the user."""
-        sizes = [(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1), p.requires_grad) for p in self.model.parameters()]
-        trained = sum(size for size, learns in sizes if learns)
+        total = sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in self.model.parameters())
         return (
-            f"{trained:,} of {sum(size for size, _ in sizes):,} parameters trained; {self.precision.name}, "
+            f"{self.trained_parameters:,} of {total:,} parameters trained; {self.precision.name}, "
             f"{self.attention} attention, on {self.device.type}"
         )
 
 
-def set_up(
-    base: Path,
-    *,
-    vocabulary: int,
-    new_tokens: Sequence[str],
-    sequence_len: int,
-    packed: bool,
-    model: Model,
-    adapter: Adapter,
-    training: Training,
-    machine: Machine,
-    goes_on_from: Path | None,
-) -> Ready:
-    """base: a folder with the base's weights; vocabulary: tokens of the tokenizer; new_tokens: those that params.yaml adds to it;
-    goes_on_from: lora_model_dir.
+def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | None) -> Ready:
+    """base: a folder with the base's weights; initial_adapter: lora_model_dir.
 
     Raises ParamsError for rows longer than learned positions and for new tokens that nothing trains; ModelError where model,
     adapter, packing or attention do not fit each other.
     """
+    adapter, training, machine = config.adapter, config.training, config.machine
     device = device_of(machine)
-    whole = adapter.adapter is None
-    precision = choose(training, model, device, whole=whole)
+    full = adapter.adapter is None
+    precision = choose(training, config.model, device, full=full)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(machine.tf32)
-    dtype = precision.trained if whole else precision.frozen
-    shape = model_on_meta(base)
-    check_positions(shape, sequence_len)
-    if not whole and goes_on_from is None:
-        targets = [] if isinstance(adapter.lora_target_modules, str) else adapter.lora_target_modules
-        check_new_tokens(shape, new_tokens, {name.rpartition(".")[2] for name in (*adapter.lora_modules_to_save, *targets)})
+    _check_shape(base, data, adapter, initial_adapter)
     loaded = load_model(
         base,
         machine,
-        vocabulary=vocabulary,
-        packed=packed,
-        dtype=dtype,
-        quantise=model,
-        on=torch.device("cpu") if machine.fsdp or machine.deepspeed else None,  # whole it may not fit one GPU
+        vocabulary=embedding_rows(data.tokenizer.size, config.model),
+        packed=data.packed,
+        dtype=precision.trained if full else precision.frozen,
+        quantise=config.model,
+        on=torch.device("cpu") if machine.fsdp or machine.deepspeed else None,  # unsharded it may not fit one GPU
     )
-    if packed:
-        self_test(loaded.model, loaded.how)
+    if data.packed:
+        self_test(loaded.model, loaded.spec)
     seed_everything(training.seed)
     notes = [*loaded.notes]
-    trainable = loaded.model if whole else lora.attach(loaded.model, adapter, goes_on_from, notes.append)
+    model = loaded.model if full else lora.attach(loaded.model, adapter, initial_adapter, notes.append)
     if training.unfrozen_parameters:
-        unfreeze(trainable, training.unfrozen_parameters)
+        unfreeze(model, training.unfrozen_parameters)
     if machine.gradient_checkpointing:
-        trainable.gradient_checkpointing_enable({"use_reentrant": False})
-        trainable.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
     if machine.torch_compile:
         notes += compile_layers(loaded, machine)
-    return Ready(trainable, loaded.how, loaded.attention, precision, device, tuple(notes))
+    return Ready(model, loaded.spec, loaded.attention, precision, device, tuple(notes))
+
+
+def _check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path | None) -> None:
+    """What the base's config alone says: learned positions, and whether new tokens are trained."""
+    shape = model_on_meta(base)
+    check_positions(shape, data.train.sequence_len)
+    if adapter.adapter is not None and initial_adapter is None:
+        targets = [] if isinstance(adapter.lora_target_modules, str) else adapter.lora_target_modules
+        check_new_tokens(shape, data.new_tokens, {name.rpartition(".")[2] for name in (*adapter.lora_modules_to_save, *targets)})
 
 
 def unfreeze(model: Any, patterns: Sequence[str]) -> None:
     """Train only the parameters whose name one of the patterns matches from its beginning.
 
-    Raises ParamsError for a pattern that is no regular expression, or that matches no parameter.
+    Raises ParamsError for a pattern that is not a regular expression, or that matches no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     matched: set[str] = set()
     for pattern in patterns:
         if re.search(r"\[\d*:\d*\]$", pattern):
-            raise ParamsError(f"training.unfrozen_parameters: '{pattern}' names a range of rows; only whole parameters are trained or not")
+            raise ParamsError(
+                f"training.unfrozen_parameters: '{pattern}' names a range of rows; a parameter is trained as a whole or not at all"
+            )
         try:
             found = [name for name in names if re.match(pattern, name)]
         except re.error as error:
-            raise ParamsError(f"training.unfrozen_parameters: '{pattern}' is no regular expression: {error}") from None
+            raise ParamsError(f"training.unfrozen_parameters: '{pattern}' is not a regular expression: {error}") from None
         if not found:
             raise ParamsError(f"training.unfrozen_parameters: '{pattern}' matches no parameter; one is called {names[len(names) // 2]}")
         matched.update(found)
@@ -136,7 +135,7 @@ def compile_layers(loaded: Loaded, machine: Machine) -> tuple[str, ...]:
             raise MachineError(f"{told} (machine.allow_fallback is false)") from None
         return (f"{told}; the layers are not compiled",)
     kinds = set(loaded.model._no_split_modules or ())
-    for module in bare(loaded.model).modules():
+    for module in unwrap(loaded.model).modules():
         if type(module).__name__ in kinds:
             module.compile(**settings)
     return ()

@@ -1,6 +1,6 @@
 """One optimizer step.
 
-    loss = Σ over micro-batches and processes of the summed cross-entropy ÷ trained tokens of all rows of the step
+    loss = Σ over micro-batches and processes of the summed cross-entropy ÷ target tokens of all rows of the step
 
 The divisor is counted before the first forward pass, on the CPU, from all rows of the step: so micro-batches and
 processes may cut them anyhow, and nobody has to ask the others. Nothing here waits for the device: what is reported
@@ -13,41 +13,32 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from axolotl_core.batches.plan import micro_batches_of_rank
+from axolotl_core.batches.rows import RowSource
+from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import TrainError
-from axolotl_core.training.batches import RowSource
-from axolotl_core.training.parallel import Parallel
-from axolotl_core.training.plan import shares
-
-
-class Numbers(NamedTuple):
-    """Over all processes: loss in nats a trained token, gradient norm before clipping, tokens with and without a label,
-    padding too, and whether a process was asked to stop."""
-
-    loss: float
-    grad_norm: float
-    tokens: int
-    stop: bool
+from axolotl_core.tracking.tracker import StepMetrics
 
 
 @dataclass(frozen=True)
-class Report:
-    """A step's numbers on their way from the device."""
+class PendingMetrics:
+    """A step's metrics on their way from the device. on_device: signalled when they have arrived, None where they are here."""
 
     step: int
+    learning_rate: float
     sent: Tensor
-    arrived: "torch.cuda.Event | None"
+    on_device: "torch.cuda.Event | None"
     scaled: bool
 
-    def arrive(self) -> "Numbers":
+    def result(self) -> StepMetrics:
         """Raises TrainError when the loss or the norm is not finite; with a loss scaler a norm that is not is a skipped step."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
+        if self.on_device is not None:
+            self.on_device.synchronize()
         loss, tokens, stop, norm = self.sent.tolist()
         for name, value in (("loss", loss), *((("gradient norm", norm),) if not self.scaled else ())):
             if not math.isfinite(value):
@@ -55,43 +46,44 @@ class Report:
                     f"step {self.step}: the {name} is {value}; lower learning_rate, or look at the rows of this step; "
                     "checkpoints written so far are of steps before it"
                 )
-        return Numbers(loss, norm, int(tokens), stop > 0)
+        return StepMetrics(loss, norm, int(tokens), stop > 0)
 
 
 def train_step(
-    parallel: Parallel,
+    strategy: Strategy,
     source: RowSource,
     rows: Sequence[int],
     *,
     step: int,
     seed: int,
     micro_batch_size: int,
+    learning_rate: float = 0.0,
     stop: Callable[[], bool] = lambda: False,
-) -> Report:
+) -> PendingMetrics:
     """Forward, backward, clip, update on the rows of these numbers. `step` counts from 1.
 
-    stop: asked after the passes whether this process was asked to end.
+    learning_rate: of this step, as the optimizer has it, for the log; stop: called after the passes, whether this process is to end.
     """
-    trained = source.targets(rows)
-    total = torch.zeros((), device=parallel.device)
-    turns = shares(rows, micro_batch_size, parallel.rank, parallel.world)
+    targets = source.targets(rows)
+    total = torch.zeros((), device=strategy.device)
+    micro_batches = micro_batches_of_rank(rows, micro_batch_size, strategy.rank, strategy.ranks)
     tokens = 0
-    for micro in turns:
+    for micro in micro_batches:
         batch = source.batch(micro.rows or rows[:1])
-        inputs = batch.place(parallel.device)
+        inputs = batch.place(strategy.device)
         if not micro.rows:
             inputs = inputs.untrained()
         else:
             tokens += batch.ids_BT.numel()
         seed_everything(seed, step, micro.number)
-        with parallel.pass_of(last=micro is turns[-1]):
-            loss = parallel.objective(inputs) / max(1, trained)
-            parallel.backward(loss)
+        with strategy.micro_batch(last=micro is micro_batches[-1]):
+            loss = strategy.objective(inputs) / max(1, targets)
+            strategy.backward(loss)
         total += loss.detach()
-    norm = parallel.step()
-    told = torch.tensor([float(tokens), float(stop())], device=parallel.device)
-    sent, arrived = _send(torch.cat([parallel.sum(torch.cat([total[None], told])), norm[None]]))
-    return Report(step, sent, arrived, parallel.scaler is not None)
+    norm = strategy.step()
+    counts = torch.tensor([float(tokens), float(stop())], device=strategy.device)
+    sent, on_device = _send(torch.cat([strategy.sum(torch.cat([total[None], counts])), norm[None]]))
+    return PendingMetrics(step, learning_rate, sent, on_device, strategy.scaler is not None)
 
 
 def _send(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":

@@ -2,29 +2,29 @@
 
 from typing import Any
 
+from axolotl_core.batches.plan import Plan, micro_batches_of_rank
+from axolotl_core.batches.rows import Data
+from axolotl_core.optim.schedules import Schedule, warmup_steps
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.training import Training
 from axolotl_core.training.artifact import Rounding
-from axolotl_core.training.batches import Data
-from axolotl_core.training.plan import Plan, shares
-from axolotl_core.training.schedule import Schedule, warmup_steps
 
 
-def arithmetic(plan: Plan, schedule: Schedule, world: int, machine: Machine, training: Training, data: Data) -> list[str]:
+def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, training: Training, data: Data) -> list[str]:
     """Rows, tokens, steps and learning rates:
 
-    2 rows × 8 accumulation × 4 ranks = 64 rows, 131,072 tokens a step
+    2 rows × 8 accumulation × 4 ranks = 64 rows, 131,072 tokens per step
     """
-    mine = shares(plan.rows_of(0), machine.micro_batch_size, 0, world)
+    mine = micro_batches_of_rank(plan.rows_of(0), machine.micro_batch_size, 0, ranks)
     micro, turns = len(mine[0].rows), len(mine)
-    rows, fits = min(plan.batch_size, plan.rows), micro * turns * world == min(plan.batch_size, plan.rows)
+    rows, fits = min(plan.batch_size, plan.rows), micro * turns * ranks == min(plan.batch_size, plan.rows)
     tokens = rows * data.train.sequence_len if data.train.pad_to_sequence_len else round(rows * data.tokens / plan.rows)
     lines = [
-        f"{_count(micro, 'row')} × {turns} accumulation × {_count(world, 'rank')} {'=' if fits else '→'} {_count(rows, 'row')}, "
-        f"{'' if data.train.pad_to_sequence_len else 'about '}{tokens:,} tokens a step",
+        f"{_count(micro, 'row')} × {turns} accumulation × {_count(ranks, 'rank')} {'=' if fits else '→'} {_count(rows, 'row')}, "
+        f"{'' if data.train.pad_to_sequence_len else 'about '}{tokens:,} tokens per step",
         f"{plan.rows:,} rows ÷ {plan.batch_size} × {plan.epochs:g} epochs = {plan.steps_per_epoch * plan.epochs:,.0f} steps"
         + (f", {plan.total:,} of them (max_steps)" if plan.total == plan.max_steps else "")
-        + f"; {data.trained_tokens:,} of {data.tokens:,} tokens an epoch are trained",
+        + f"; {data.target_tokens:,} of {data.tokens:,} tokens per epoch are target tokens",
     ]
     steps = dict.fromkeys((0, min(warmup_steps(training, plan.total), plan.total - 1), plan.total - 1))
     if (warmup := warmup_steps(training, plan.total)) >= plan.total:
@@ -33,8 +33,8 @@ def arithmetic(plan: Plan, schedule: Schedule, world: int, machine: Machine, tra
         )
     rates = ", ".join(f"{training.learning_rate * schedule.factor(step):.3g} at step {step + 1:,}" for step in steps)
     lines.append(f"learning rate {rates} ({training.lr_scheduler}); {training.optimizer}")
-    if world > 1 and micro < machine.micro_batch_size:
-        lines.append(f"micro-batches have {_count(micro, 'row')}, so that all {world} ranks have work; raise batch_size for more")
+    if ranks > 1 and micro < machine.micro_batch_size:
+        lines.append(f"micro-batches have {_count(micro, 'row')}, so that all {ranks} ranks have work; raise batch_size for more")
     return lines
 
 
@@ -45,26 +45,27 @@ def _count(number: int, thing: str) -> str:
 def metrics(log: list[dict[str, Any]], step: int) -> dict[str, Any]:
     """Losses of a run that ended with the weights of `step`, None where none was taken."""
     losses = [row["loss"] for row in log if "loss" in row]
-    held_out = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
+    validation = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
     return {
         "steps": step,
         "loss_first": losses[0] if losses else None,
         "loss_last": losses[-1] if losses else None,
-        "eval_loss_before": held_out.get(0),
-        "eval_loss_after": held_out.get(step),
+        "eval_loss_before": validation.get(0),
+        "eval_loss_after": validation.get(step),
     }
 
 
-def compared(found: dict[str, Any], held_out: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
-    """metrics/summary.json: the few numbers by which runs are compared. found: metrics/train.json; counts: tokens of the rows."""
-    after = held_out.get("after") or {}
+def compared(found: dict[str, Any], validation: dict[str, Any], target_share: float) -> dict[str, Any]:
+    """metrics/summary.json: the few numbers by which runs are compared. found: metrics/train.json; validation: metrics/held_out.json;
+    target_share: target tokens over all tokens of the training rows."""
+    after = validation.get("after") or {}
     return {
         "eval_loss_before": _short(found["eval_loss_before"]),
         "eval_loss": _short(found["eval_loss_after"]),
         "eval_accuracy": _short(after.get("accuracy")),
         "tokens_per_s": found["tokens_per_s"],
         "rows": found["rows"],
-        "target_share": _short(counts["trained_tokens"] / counts["tokens"]),
+        "target_share": _short(target_share),
     }
 
 
@@ -79,11 +80,11 @@ def rounded(rounding: Rounding | None) -> list[str]:
     return [f"weights rounded to the base's {rounding.dtype}: loss {rounding.loss_before:.4f} → {rounding.loss_after:.4f} on a few rows"]
 
 
-def said(found: dict[str, Any]) -> str:
+def summary_line(found: dict[str, Any]) -> str:
     """A line of the metrics."""
-    told = f"{found['steps']} steps"
+    line = f"{found['steps']} steps"
     if found["loss_first"] is not None:
-        told += f", loss {found['loss_first']:.3f} → {found['loss_last']:.3f}"
+        line += f", loss {found['loss_first']:.3f} → {found['loss_last']:.3f}"
     if found["eval_loss_after"] is not None and found["eval_loss_before"] is not None:
-        told += f", held out {found['eval_loss_before']:.3f} → {found['eval_loss_after']:.3f}"
-    return told
+        line += f", eval_loss {found['eval_loss_before']:.3f} → {found['eval_loss_after']:.3f}"
+    return line

@@ -223,7 +223,7 @@ def other_disk() -> Iterator[Path]:
     """A folder on another file system, as a volume of a container is."""
     with TemporaryDirectory(dir="/dev/shm") as folder:
         if os.stat(folder).st_dev == os.stat(Path(__file__)).st_dev:
-            pytest.fail("/dev/shm is no file system of its own")
+            pytest.fail("/dev/shm is not a file system of its own")
         yield Path(folder)
 
 

@@ -15,8 +15,8 @@ from axolotl_core.artifacts import manifest
 from axolotl_core.cli.main import COMMANDS, main
 from axolotl_core.params.document import read
 from axolotl_core.params.load import load
-from axolotl_core.params.whole import SECTIONS
-from stages.graph import dvc_yaml
+from axolotl_core.params.params import SECTIONS
+from axolotl_core.stages.graph import dvc_yaml
 from tests.conftest import edit, stage
 
 
@@ -75,7 +75,7 @@ def test_check_tells_all_that_is_wrong_with_places_formats_and_dvc(project: Path
     ("options", "wanted"),
     [
         (("machine.deepspeed=zero4.json",), "machine.deepspeed: there is no file {}/zero4.json; zero1, zero2, zero3 come with axolotl"),
-        (("adapter.lora_model_dir=model",), "adapter.lora_model_dir: {}/model is no adapter of peft's, adapter_config.json is missing"),
+        (("adapter.lora_model_dir=model",), "adapter.lora_model_dir: {}/model is not an adapter of peft's, adapter_config.json is missing"),
     ],
 )
 def test_check_knows_files_that_training_reads(project: Path, options: tuple, wanted: str):
@@ -232,13 +232,13 @@ def test_run_keeps_an_edited_params_file(project: Path, monkeypatch: pytest.Monk
 
 
 def test_run_goes_through_dvc_and_ends_with_the_table(project: Path, axolotl):
-    assert "this folder is no axolotl project, it lacks .dvc or dvc.yaml" in call("run", status=2)
+    assert "this folder is not an axolotl project, it lacks .dvc or dvc.yaml" in call("run", status=2)
     subprocess.run(["git", "init", "--quiet"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
     call("upgrade")
     done = axolotl("run", "--set", "training.max_steps=2", cwd=project)
     assert "Running stage 'train'" in done.stdout
-    assert "held-out" in done.stdout
+    assert "validation" in done.stdout
     assert "axolotl inference" in done.stdout
     assert load(project / "params.yaml").training.max_steps == 2
 
@@ -264,7 +264,7 @@ def test_a_data_set_that_dvc_yaml_does_not_know_is_told_by_pack(project: Path, a
     axolotl("stage", "pack", cwd=project)
     environment = {**os.environ, "DVC_STAGE": "pack"}
     done = axolotl("stage", "pack", "--only", "--force", cwd=project, status=2, env=environment)
-    assert "dvc.yaml: pack does not depend on the tokens of the data set talks; run `axolotl upgrade`" in done.stderr
+    assert "dvc.yaml: pack does not depend on the tokens of the dataset talks; run `axolotl upgrade`" in done.stderr
 
 
 def test_the_cache_command_knows_finished_runs_and_leaves_interrupted_ones(project: Path):
@@ -356,7 +356,7 @@ def test_switches_stand_alone_or_with_a_value():
         (("--output-dir", "x"), "it is not needed: results lie in artifacts/adapter"),
         (("--lora-r",), "--lora-r has no value, wanted one behind it"),
         (("a.yml", "b.yml"), "a.yml and b.yml are given, wanted one params file"),
-        (("--training.seeed", "1"), "'seeed' is no option of the section 'training'; did you mean 'seed'?"),
+        (("--training.seeed", "1"), "'seeed' is not an option of the section 'training'; did you mean 'seed'?"),
     ],
 )
 def test_a_wrong_word_of_such_a_command_is_told(project: Path, words: tuple, told: str):
@@ -392,7 +392,7 @@ def test_check_opens_the_files(project: Path):
     told = call("check", status=2)
     assert "params.yaml:4: datasets.sums.type: sums.jsonl:1: format jeopardy wants the field 'question', the row has instruction" in told
     assert "the format 'alpaca'" in told
-    assert "packing.val_set_size: is 36, and the data sets have 36 rows; lower it" in told
+    assert "packing.val_set_size: is 36, and the datasets have 36 rows; lower it" in told
     assert "adapter.lora_target_modules: the model has no module 'c_attn'" in told
 
 

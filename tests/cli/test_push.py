@@ -155,7 +155,7 @@ def test_pull_brings_what_a_stage_reads_and_mends_what_is_damaged(team: Path, fo
     axolotl("push", cwd=team)
     mate = clone(team, tmp_path_factory.mktemp("mate") / "project")
     told = axolotl("pull", "train", cwd=mate).stdout
-    assert "outs are here and whole" in told
+    assert "outs are here and complete" in told
     have = {path.name for path in (mate / "artifacts").iterdir()}
     assert {"packed", "tokens", "tokenizer", "keys"} <= have
     assert "raw" not in have

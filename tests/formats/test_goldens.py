@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from axolotl_core import lookup
+from axolotl_core.labels import IGNORE_INDEX
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.prompts.conversation import templates
-from axolotl_core.prompts.example import UNTRAINED
 from axolotl_core.prompts.resolve import FORMATS, format_of
 from axolotl_core.tokens.encode import RowEncoder
 from axolotl_core.tokens.tokenizer import Tokenizer, read_tokenizer
@@ -49,5 +49,5 @@ def test_token_for_token_as_axolotl_but_where_a_rule_says_otherwise(line: dict, 
     if due.exact:
         assert (ids, labels) == (line["input_ids"], line["labels"])
     assert tokenizer.decode(ids) == due.text
-    trained = tokenizer.decode([label for label in labels if label != UNTRAINED])
+    trained = tokenizer.decode([label for label in labels if label != IGNORE_INDEX])
     assert trained.split() == due.trained.split()  # blanks may be one token with those of the template, which is not trained

@@ -36,12 +36,12 @@ def test_lora_trains_on_a_gptq_base_and_cannot_be_merged_into_it(quantised: Path
     assert metrics["eval_loss_after"] < metrics["eval_loss_before"] - 1
     report = json.loads((quantised / "artifacts" / "evaluation" / "report.json").read_text())
     assert report["after"]["loss"] == pytest.approx(metrics["eval_loss_after"], rel=1e-2)
-    with pytest.raises(ModelError, match=r"the base is stored quantised \(gptq\), so there are no whole weights to merge into"):
+    with pytest.raises(ModelError, match=r"the base is stored quantised \(gptq\), so there are no full weights to merge into"):
         stage("merge", "model.gptq=true")
 
 
 def test_a_gptq_base_wants_the_option_and_the_option_a_gptq_base(quantised: Path, capfd):
-    with pytest.raises(ModelError, match=r"its weights are quantised \(gptq\); set gptq: true for GPTQ, or take the whole model"):
+    with pytest.raises(ModelError, match=r"its weights are quantised \(gptq\); set gptq: true for GPTQ, or take the full model"):
         stage("train")
     with pytest.raises(ModelError, match="model.gptq_groupsize is 128, but the checkpoint has 32; remove it"):
         stage("train", "model.gptq=true", "model.gptq_groupsize=128")

@@ -15,10 +15,11 @@ from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.attention.choose import KINDS, choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import ModelError, ParamsError
+from axolotl_core.models.forward import ForwardSpec, block_mask, forward
 from axolotl_core.models.load import grow_embeddings, load_model
-from axolotl_core.models.packing import TOLERANCE, How, _probe, block_mask, forward, self_test, small_model, splits
-from axolotl_core.models.packs import FAMILIES, packs_of
+from axolotl_core.models.packing import FAMILIES, packing_support
 from axolotl_core.models.pin import left_out, open_pinned, pin_model
+from axolotl_core.models.self_test import TOLERANCE, _probe, self_test, small_model, splits
 from axolotl_core.models.weights import INDEX, SINGLE
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
@@ -69,7 +70,7 @@ def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: 
         assert choose(Machine(), need) == ("eager", None)
         return
     model = random_model(family, attention)
-    how = How(packs_of(model.config).how)
+    how = ForwardSpec(packing_support(model.config).method)
     assert splits(model, how), "every family of ours has a plain output layer"
     lengths = (7, 12, 5)
     samples = [torch.randint(64, (1, n)) for n in lengths]
@@ -85,12 +86,12 @@ def test_the_self_test_finds_a_leak():
     with pytest.raises(
         ModelError, match=r"packed samples see each other in MptForCausalLM: logits differ by .*; set packing.sample_packing: false"
     ):
-        self_test(model, How())
+        self_test(model, ForwardSpec())
 
 
 def test_falcon_with_alibi_says_that_it_cannot_be_packed():
     assert (
-        packs_of(SimpleNamespace(model_type="falcon", alibi=True)).reason
+        packing_support(SimpleNamespace(model_type="falcon", alibi=True)).reason
         == "falcon with ALiBi (falcon-rw) lets packed samples see each other"
     )
 
@@ -99,7 +100,9 @@ def test_logits_are_made_where_they_are_asked_for():
     model = random_model("llama", "sdpa")
     ids, positions = torch.randint(64, (2, 9)), torch.arange(9).expand(2, 9)
     keep = torch.tensor([1, 4, 8])
-    assert torch.allclose(forward(model, ids, positions, How(), keep), forward(model, ids, positions, How())[:, keep], atol=1e-6)
+    assert torch.allclose(
+        forward(model, ids, positions, ForwardSpec(), keep), forward(model, ids, positions, ForwardSpec())[:, keep], atol=1e-6
+    )
 
 
 def test_the_block_mask_opens_a_sample_to_itself_and_the_past():
@@ -202,7 +205,7 @@ def test_a_checkpoint_without_safetensors_is_converted_once(tmp_path: Path, mode
         ("notes.gguf", "notes.gguf: got a file that is not GGUF, wanted a .gguf file, a folder or a hub repository"),
         ("short.gguf", "short.gguf: cannot be read as a model"),
         ("hollow", "hollow/model.safetensors: cannot be read as safetensors"),
-        ("empty", "empty: holds no config.json, so it is no model that transformers can read"),
+        ("empty", "empty: holds no config.json, so it is not a model that transformers can read"),
         ("nobody/nothing", "nobody/nothing: the hub cannot be reached .*; fetch on a machine with a network"),
     ],
 )
@@ -236,10 +239,10 @@ def test_the_noise_of_eight_bits_is_no_leak(tmp_path: Path):
     model = load_model(tmp_path, Machine(device="cpu"), **settings, quantise=Model(base_model="x", load_in_8bit=True)).model
     first, _, second = _probe(model)
     with torch.no_grad():
-        alone = forward(model, *second, How())
-        packed = forward(model, *(torch.cat(pair, 1) for pair in zip(first, second, strict=True)), How())[:, -5:]
+        alone = forward(model, *second, ForwardSpec())
+        packed = forward(model, *(torch.cat(pair, 1) for pair in zip(first, second, strict=True)), ForwardSpec())[:, -5:]
     assert float((packed - alone).abs().max() / alone.abs().max()) > TOLERANCE[torch.float32], "it would look like a leak"
-    self_test(model, How())
+    self_test(model, ForwardSpec())
 
 
 def test_a_leak_is_found_before_the_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -283,7 +286,7 @@ def test_files_that_the_index_does_not_name_are_no_part_of_the_model(tmp_path: P
     ("break_it", "message"),
     [
         (lambda folder: (folder / INDEX).unlink(), f"but neither {SINGLE} nor {INDEX}, which say what the model is"),
-        (lambda folder: (folder / INDEX).write_text("[]"), f"{INDEX}: is no index of weights, wanted JSON with a mapping weight_map"),
+        (lambda folder: (folder / INDEX).write_text("[]"), f"{INDEX}: is not an index of weights, wanted JSON with a mapping weight_map"),
         (lambda folder: sorted(folder.glob("*.safetensors"))[0].unlink(), f"{INDEX}: names .*, which is not in the folder"),
         (
             lambda folder: shutil.copyfile(*[sorted(folder.glob("*.safetensors"))[i] for i in (0, 1)]),

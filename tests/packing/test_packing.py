@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from axolotl_core.errors import DataError
 from axolotl_core.packing.bins import members, pack_lengths
 from axolotl_core.packing.index import read_rows, write_rows
-from axolotl_core.packing.lay import UNTRAINED, lay
-from axolotl_core.packing.plan import Pieces, fit, hold_out, keep_shard, lay_out, split
+from axolotl_core.packing.plan import SampleSpans, fit, hold_out, keep_shard, lay_out, split
 from axolotl_core.params.packing import Packing
 
 
@@ -73,7 +72,7 @@ def test_samples_that_are_too_long(excess: str, pieces: list[tuple], long: int):
     assert set(found.dataset.tolist()) == {7}
 
 
-def pieces_of(lengths: list[int]) -> Pieces:
+def pieces_of(lengths: list[int]) -> SampleSpans:
     return fit(0, np.array(lengths), 100, "drop")[0]
 
 
@@ -117,30 +116,6 @@ def test_a_plan_is_read_back_as_written(tmp_path: Path):
 def test_a_plan_without_rows_can_be_read(tmp_path: Path):
     write_rows(tmp_path, lay_out(pieces_of([]), 100, packed=True))
     assert len(read_rows(tmp_path)) == 0
-
-
-def test_the_row_of_the_docstring():
-    samples = [(np.array(ids), np.array(ids)) for ids in ([5, 6, 7], [8, 9])]
-    laid = lay(samples, 6, pad_id=0)
-    assert laid.ids.tolist() == [5, 6, 7, 8, 9, 0]
-    assert laid.labels.tolist() == [UNTRAINED, 6, 7, UNTRAINED, 9, UNTRAINED]
-    assert laid.positions.tolist() == [0, 1, 2, 0, 1, 0]
-    assert laid.bounds.tolist() == [0, 3, 5]
-
-
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(0, 20))
-def test_labels_never_cross_sample_bounds(lengths: list[int], padding: int):
-    samples = [(np.full(n, i + 1), np.full(n, i + 1)) for i, n in enumerate(lengths)]
-    laid = lay(samples, sum(lengths) + padding, pad_id=0)
-    for at in range(1, len(laid.ids)):
-        if laid.labels[at] != UNTRAINED:  # predicted from the token before it, which must be of the same sample
-            assert laid.ids[at - 1] == laid.ids[at] == laid.labels[at]
-    assert (laid.labels[laid.positions == 0] == UNTRAINED).all()
-
-
-def test_samples_that_do_not_fit_a_row_are_refused():
-    with pytest.raises(ValueError, match="the samples have 3 tokens, the row has room for 2"):
-        lay([(np.arange(3), np.arange(3))], 2, 0)
 
 
 def test_a_text_that_is_split_is_on_one_side_of_the_hold_out():

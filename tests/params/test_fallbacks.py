@@ -8,7 +8,7 @@ from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.params.fallbacks import KERNELS, settle
 from axolotl_core.params.load import load
 from axolotl_core.params.machine import Machine
-from axolotl_core.params.whole import Params
+from axolotl_core.params.params import Params
 from tests.conftest import edit, stage
 
 BASE = "model:\n  base_model: x\ndatasets:\n  a: {path: x}\n"

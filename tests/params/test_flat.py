@@ -11,8 +11,8 @@ from axolotl_core.params.flat.options import LEFT_OUT, NOT_NEEDED, RENAMED, WITH
 from axolotl_core.params.flat.translate import HANDLERS, known, translate
 from axolotl_core.params.flat.values import SAME_OPTIMIZERS
 from axolotl_core.params.load import load
-from axolotl_core.params.section import Built
-from axolotl_core.params.whole import SECTIONS, section_of
+from axolotl_core.params.params import SECTIONS, section_of
+from axolotl_core.params.section import Supported
 
 SEED_OPTIONS = (Path(__file__).parent / "seed_options.txt").read_text(encoding="utf-8").split()
 """Every top-level option of Axolotl's README and code in October 2023."""
@@ -61,12 +61,12 @@ def test_an_option_is_in_one_place_only():
     assert len(names) == len(set(names))
     assert not set(names) & set(RENAMED)
     assert set(RENAMED.values()) <= set(names)
-    unbuilt = {
-        o for kind in SECTIONS.values() for o, field in kind.model_fields.items() if any(isinstance(m, Built) for m in field.metadata)
+    unsupported = {
+        o for kind in SECTIONS.values() for o, field in kind.model_fields.items() if any(isinstance(m, Supported) for m in field.metadata)
     }
-    assert set(names) & set(NOT_NEEDED) <= unbuilt | set(HANDLERS)
+    assert set(names) & set(NOT_NEEDED) <= unsupported | set(HANDLERS)
     for table in (WITHOUT, LEFT_OUT):
-        assert {name for name in names for pattern in table if re.fullmatch(pattern, name)} <= unbuilt | set(HANDLERS)
+        assert {name for name in names for pattern in table if re.fullmatch(pattern, name)} <= unsupported | set(HANDLERS)
 
 
 def test_a_flat_file_is_read_as_it_is(tmp_path: Path):
@@ -255,7 +255,7 @@ def test_keys_of_data_sets(tmp_path: Path, entry: str, wanted: dict):
 
 def test_unknown_keys_of_data_sets_are_told_in_the_same_round(tmp_path: Path):
     _, fates = made_of(tmp_path, "base_model: x\nlora_rr: 1\ndatasets: [{path: a, typ: alpaca, field_chosen: c}]\n")
-    assert fates["datasets[0].typ"] == ("left out", "no option of a data set that is known here; did you mean 'type'?")
+    assert fates["datasets[0].typ"] == ("left out", "no option of a dataset that is known here; did you mean 'type'?")
     assert fates["datasets[0].field_chosen"][1].startswith("a preference or reinforcement method")
     assert fates["lora_rr"][0] == "left out"
 
@@ -270,9 +270,9 @@ def test_the_chat_template_of_the_file_is_that_of_its_conversations(tmp_path: Pa
     data = "datasets: [{path: a, type: chat_template}, {path: b, type: alpaca}, {path: c, type: chat_template, chat_template: llama3}]\n"
     values, fates = made_of(tmp_path, "base_model: x\nchat_template: chatml\n" + data)
     assert [entry.get("chat_template") for entry in values["datasets"].values()] == ["chatml", None, "llama3"]
-    assert fates["chat_template"] == ("replaced", "chat_template of the data set a")
+    assert fates["chat_template"] == ("replaced", "chat_template of the dataset a")
     _, fates = made_of(tmp_path, BASE + "chat_template: chatml\n")
-    assert fates["chat_template"] == ("not needed", "no data set of type chat_template takes it")
+    assert fates["chat_template"] == ("not needed", "no dataset of type chat_template takes it")
 
 
 @pytest.mark.parametrize(

@@ -28,21 +28,21 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("adapter:\n  lora_rr: 3\n", "params.yaml:6: 'lora_rr' is no option of the section 'adapter'; did you mean 'lora_r'?"),
+        ("adapter:\n  lora_rr: 3\n", "params.yaml:6: 'lora_rr' is not an option of the section 'adapter'; did you mean 'lora_r'?"),
         (
             "training:\n  lora_r: 3\n",
-            "params.yaml:6: 'lora_r' is no option of the section 'training'; it belongs into the section 'adapter'",
+            "params.yaml:6: 'lora_r' is not an option of the section 'training'; it belongs into the section 'adapter'",
         ),
-        ("trainig: {}\n", "params.yaml:5: 'trainig' is no option of params.yaml's top level; did you mean 'training'?"),
-        ("lora_r: 3\n", "params.yaml:5: 'lora_r' is no option of params.yaml's top level; it belongs into the section 'adapter'"),
+        ("trainig: {}\n", "params.yaml:5: 'trainig' is not an option of params.yaml's top level; did you mean 'training'?"),
+        ("lora_r: 3\n", "params.yaml:5: 'lora_r' is not an option of params.yaml's top level; it belongs into the section 'adapter'"),
         (
             "export:\n  output_dir: x\n",
-            "params.yaml:6: 'output_dir' is no option of the section 'export'; it is not needed: results lie in artifacts/adapter, "
+            "params.yaml:6: 'output_dir' is not an option of the section 'export'; it is not needed: results lie in artifacts/adapter, "
             "artifacts/merged and artifacts/export",
         ),
         (
             "export:\n  push_to_hub_model_id: x\n",
-            "params.yaml:6: 'push_to_hub_model_id' is no option of the section 'export'; it is called 'hub_model_id' here",
+            "params.yaml:6: 'push_to_hub_model_id' is not an option of the section 'export'; it is called 'hub_model_id' here",
         ),
         ('adapter:\n  lora_r: "8"\n', "params.yaml:6: adapter.lora_r: got '8', wanted integer; write the number without quotes"),
         (
@@ -107,7 +107,7 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
         ),
         (
             "adapter:\n  adapter: lora\n  lora_target_modules: q_proj\n",
-            "params.yaml:7: lora_target_modules: 'q_proj' is no regular expression that matches whole names; write it in brackets, "
+            "params.yaml:7: lora_target_modules: 'q_proj' is not a regular expression that matches whole names; write it in brackets, "
             "[q_proj]",
         ),
         (
@@ -131,11 +131,11 @@ def test_one_sentence_with_line_got_wanted_and_nearest_name(tmp_path: Path, text
     [
         (
             "datasets:\n  faq: {path: x, typ: alpaca}\nmodel: {base_model: x}\n",
-            "params.yaml:2: 'typ' is no option of the section 'datasets'; did you mean 'type'?",
+            "params.yaml:2: 'typ' is not an option of the section 'datasets'; did you mean 'type'?",
         ),
         (
             "datasets:\n  faq: {path: x, type: {formt: y}}\nmodel: {base_model: x}\n",
-            "params.yaml:2: 'formt' is no option of the section 'datasets'; did you mean 'format'?",
+            "params.yaml:2: 'formt' is not an option of the section 'datasets'; did you mean 'format'?",
         ),
         (
             "datasets:\n  faq: {path: x, split: a, train_on_split: b}\nmodel: {base_model: x}\n",
@@ -147,7 +147,7 @@ def test_one_sentence_with_line_got_wanted_and_nearest_name(tmp_path: Path, text
         ),
         (
             "datasets:\n  my faq: {path: x}\nmodel: {base_model: x}\n",
-            "params.yaml:1: data set name 'my faq' is not made of letters, digits, _ and - (DVC needs that)",
+            "params.yaml:1: dataset name 'my faq' is not made of letters, digits, _ and - (DVC needs that)",
         ),
         (
             "datasets:\n  faq: {path: x, conversation: chatml}\nmodel: {base_model: x}\n",
@@ -160,7 +160,7 @@ def test_one_sentence_with_line_got_wanted_and_nearest_name(tmp_path: Path, text
         ("datasets:\n  faq: {path: x}\nprompt: {}\n", "params.yaml: model is missing; wanted a section with base_model"),
         (
             "model:\n  base_model: x\n",
-            "params.yaml: datasets is missing; wanted a mapping from a name to a data set with path and type",
+            "params.yaml: datasets is missing; wanted a mapping from a name to a dataset with path and type",
         ),
         ("datasets: {}\nmodel: {base_model: x}\n", "params.yaml:1: datasets: got {}, wanted at least one entry"),
         ("datasets: {a: 3}\nmodel: {base_model: x}\n", "params.yaml:1: datasets.a: got 3, wanted a mapping of options"),
@@ -212,7 +212,7 @@ def test_set_reaches_into_a_data_set(tmp_path: Path):
     [
         ("lora_rr=3", "--set lora_rr=3: no option is called 'lora_rr'; did you mean 'lora_r'?"),
         ("lora_r", "--set lora_r: got no '=', wanted option=value"),
-        ("adapter.lora_rr=3", "params.yaml: 'lora_rr' is no option of the section 'adapter'; did you mean 'lora_r'?"),
+        ("adapter.lora_rr=3", "params.yaml: 'lora_rr' is not an option of the section 'adapter'; did you mean 'lora_r'?"),
         ("datasets.faq.path.x=3", "--set datasets.faq.path.x: path is not a section of params.yaml"),
     ],
 )
@@ -246,16 +246,19 @@ def test_defaults_do_not_enter_the_identity(tmp_path: Path):
     [
         ("model:\n  base_model: x\n  load_in_8bit: true\n", "load_in_8bit is for training an adapter; set adapter: lora, or remove it"),
         ("adapter:\n  adapter: qlora\n", "adapter is 'qlora', which is LoRA on a base of 4 bit; set model.load_in_4bit: true"),
-        ("training:\n  bf16: true\n  fp16: true\n", "bf16 and fp16 are both set; weights have one number format, keep one"),
+        ("training:\n  bf16: true\n  fp16: true\n", "bf16 and fp16 are both set; weights have one dtype, keep one"),
         ("adapter:\n  adapter: lora\n  relora_steps: 5\ntraining:\n  lr_scheduler: one_cycle\n", "relora_steps breaks the one cycle of"),
         ("adapter:\n  relora_steps: 5\n", "relora_steps does nothing without an adapter; set adapter: lora or remove it"),
-        ("training:\n  early_stopping_patience: 2\n", "early_stopping_patience wants held-out rows; set packing.val_set_size"),
+        ("training:\n  early_stopping_patience: 2\n", "early_stopping_patience requires validation rows; set packing.val_set_size"),
         ("training:\n  group_by_length: true\npacking:\n  sample_packing: true\n", "group_by_length is for samples that are not packed"),
         (
             "training:\n  lr_scheduler: constant\n  warmup_steps: 3\n",
             "warmup_steps does nothing with lr_scheduler 'constant'; use constant_with",
         ),
-        ("training:\n  lr_scheduler: log_sweep\n", "lr_scheduler is 'log_sweep', which wants log_sweep_min_lr and log_sweep_max_lr; set"),
+        (
+            "training:\n  lr_scheduler: log_sweep\n",
+            "lr_scheduler is 'log_sweep', which requires log_sweep_min_lr and log_sweep_max_lr; set",
+        ),
         ("training:\n  lr_div_factor: 10\n", "lr_div_factor does nothing with lr_scheduler 'cosine'; it is for one_cycle"),
         ("tracking:\n  save_steps: 1.5\n", "tracking.save_steps: got 1.5, wanted"),
     ],

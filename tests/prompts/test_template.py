@@ -209,7 +209,7 @@ def test_a_file_that_is_no_template_is_told(tmp_path: Path, tokenizer_folder: Pa
     (tmp_path / "tokenizer_config.json").write_text("{}")
     format = format_of(Dataset(path="x", type="chat_template"), tmp_path)
     assert format.fit is not None
-    with pytest.raises(ModelError, match=r"the tokenizer has no chat template; give one as `chat_template` of the data set"):
+    with pytest.raises(ModelError, match=r"the tokenizer has no chat template; give one as `chat_template` of the dataset"):
         format.fit(Vocabulary(tmp_path, lambda _: True, 9, ChatTemplate("").added, {}))
 
 

@@ -24,7 +24,7 @@ ONE = "  chats:\n    path: data/chats.jsonl\n    type: chat_template\n"
 
 @pytest.fixture
 def chats(project: Path) -> Path:
-    """One data set of type chat_template; a full fine-tune that learns it by heart."""
+    """One dataset of type chat_template; a full fine-tune that learns it by heart."""
     write_jsonl(project / "data" / "chats.jsonl", CHATS)
     text = (project / "params.yaml").read_text()
     begin, end = text.index("  sums:"), text.index("tokenizer:")

@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from axolotl_core.adapters import lora
-from axolotl_core.adapters.fold import Fold
+from axolotl_core.adapters.merge_lora import LoraMerge
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.stats import StatCache
+from axolotl_core.batches.rows import open_rows
 from axolotl_core.errors import ArtifactError, ModelError
 from axolotl_core.evaluation.replies import prompts
 from axolotl_core.models import weights
@@ -24,7 +25,6 @@ from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 from axolotl_core.release.chat import READS, Sampling, open_chat
 from axolotl_core.release.merge import merge
-from axolotl_core.training.batches import open_rows
 from tests.conftest import edit, stage
 
 MODEL = Model(base_model="./model")
@@ -116,7 +116,7 @@ def test_without_held_out_rows_there_are_replies_only(project: Path, capsys):
     report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())
     assert report["after"]["loss"] is None
     assert len(report["replies"]) == 1
-    assert "no held-out rows (packing.val_set_size), replies only" in capsys.readouterr().out
+    assert "no validation rows (packing.val_set_size), replies only" in capsys.readouterr().out
 
 
 def test_prompts_are_taken_from_the_data_sets_in_turns(project: Path):
@@ -214,7 +214,7 @@ def trained_adapter(project: Path) -> Path:
 @pytest.mark.parametrize("rate", ["1e-2", "1e-6"])
 def test_a_merge_that_forgets_the_adapter_is_found_however_little_was_trained(project: Path, rate: str, monkeypatch: pytest.MonkeyPatch):
     stage("train", f"training.learning_rate={rate}")
-    monkeypatch.setattr(Fold, "changed", lambda self, name, weight: weight)
+    monkeypatch.setattr(LoraMerge, "changed", lambda self, name, weight: weight)
     with pytest.raises(ModelError, match="the merged model as it was written has other logits than base and adapter, by .* moved them"):
         stage("merge", f"training.learning_rate={rate}")
     assert not (project / "artifacts" / "merged").exists()
@@ -296,6 +296,6 @@ def test_a_base_that_is_stored_quantised_is_no_base_to_merge_into(project: Path,
     config = json.loads((project / "model" / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     (project / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        ModelError, match=r"the base is stored quantised \(gptq\), so there are no whole weights to merge into; use the adap"
+        ModelError, match=r"the base is stored quantised \(gptq\), so there are no full weights to merge into; use the adap"
     ):
         merge(adapter, project / "model", tmp_path, vocabulary=1)

@@ -1,4 +1,4 @@
-"""Data sets and models of a hub, with the real client libraries against a hub on this machine."""
+"""Datasets and models of a hub, with the real client libraries against a hub on this machine."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.fake_hub import COMMIT, hub
 
 @pytest.fixture
 def served(project: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The project with its model and one data set on a hub instead of on the disk; yields the environment."""
+    """The project with its model and one dataset on a hub instead of on the disk; yields the environment."""
     folder = tmp_path_factory.mktemp("hub")
     (folder / "datasets" / "me" / "sums").mkdir(parents=True)
     write_jsonl(folder / "datasets" / "me" / "sums" / "train.jsonl", ALPACA)
@@ -38,7 +38,7 @@ def test_a_run_from_the_hub_pins_the_commit_and_keeps_no_second_copy(project: Pa
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("datasets.sums.path=me/none", "me/none: neither a file or folder here nor a data set of the hub"),
+        ("datasets.sums.path=me/none", "me/none: neither a file or folder here nor a dataset of the hub"),
         ("datasets.sums.train_on_split=test", "me/sums: has no split 'test'; it has train; set train_on_split"),
         ("datasets.sums.name=small", "me/sums: BuilderConfig 'small' not found"),
     ],

@@ -153,7 +153,7 @@ def test_max_bytes_stops_with_the_row_that_reaches_it(tmp_path: Path):
 
 
 def test_an_empty_data_set_is_an_error(tmp_path: Path):
-    with pytest.raises(DataError, match="data.jsonl: the data set is empty, it has no row"):
+    with pytest.raises(DataError, match="data.jsonl: the dataset is empty, it has no row"):
         write_raw(tmp_path / "raw", iter([]), "data.jsonl")
 
 
@@ -226,7 +226,7 @@ def test_a_folder_without_data_is_told(tmp_path: Path):
         (
             "org/faq",
             {"ds_type": "json"},
-            "datasets.faq.ds_type is set, but org/faq is a data set of the hub, which knows its own; remove it",
+            "datasets.faq.ds_type is set, but org/faq is a dataset of the hub, which knows its own; remove it",
         ),
     ],
 )

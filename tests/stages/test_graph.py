@@ -4,8 +4,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from axolotl_core.errors import ParamsError
-from axolotl_core.params.whole import SECTIONS
-from stages.graph import STAGES, chosen, dvc_yaml, upstream
+from axolotl_core.params.params import SECTIONS
+from axolotl_core.stages.graph import STAGES, chosen, dvc_yaml, upstream
 
 DATA = ("b", "a")
 

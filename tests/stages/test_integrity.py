@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import axolotl_core.stages.build
+import axolotl_core.stages.run
+import axolotl_core.stages.tokenize
 from axolotl_core.artifacts.manifest import artifact_digest
 from axolotl_core.errors import ArtifactError, AxolotlError, DataError, ModelError
 from axolotl_core.sources import readers
@@ -56,7 +59,7 @@ def test_training_reads_the_config_that_was_pinned(project: Path):
 
 
 def changing(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None], after: Callable[[], None] = lambda: None) -> None:
-    """Call `change` when the first row of a data set has been read, and `after` when all have been."""
+    """Call `change` when the first row of a dataset has been read, and `after` when all have been."""
     read = readers.read_jsonl
 
     def meanwhile(source, shown) -> Iterator:
@@ -85,7 +88,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(project: Path, mo
 
 @pytest.mark.parametrize("by", ["rename", "link"])
 def test_another_file_under_the_name_is_not_what_is_read(project: Path, monkeypatch: pytest.MonkeyPatch, by: str):
-    """It is put back when all is read, so that nothing can be seen afterwards."""
+    """It is put back when all is read, so that nothing can be seen on_published."""
     data, other, aside = project / "data" / "sums.jsonl", project / "other.jsonl", project / "aside"
     write_jsonl(other, [{"instruction": "bad", "output": "rows"}] * 3)
     if by == "link":
@@ -113,16 +116,15 @@ def test_a_change_behind_the_rows_that_are_taken_is_seen_too(project: Path, monk
 
 
 def test_what_changes_between_key_and_build_lies_under_its_own_key(project: Path, monkeypatch: pytest.MonkeyPatch):
-    import stages.run
 
-    up_to_date = stages.run.up_to_date
+    up_to_date = axolotl_core.stages.run.up_to_date
 
     def meanwhile(project_, step, key):
         write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "other", "output": "rows"}] * 3)
         return up_to_date(project_, step, key)
 
     before = (project / "data" / "sums.jsonl").read_bytes()
-    monkeypatch.setattr(stages.run, "up_to_date", meanwhile)
+    monkeypatch.setattr(axolotl_core.stages.run, "up_to_date", meanwhile)
     stage("fetch@sums")
     assert rows(project) == 3
     monkeypatch.undo()
@@ -133,17 +135,17 @@ def test_what_changes_between_key_and_build_lies_under_its_own_key(project: Path
 
 
 def test_an_input_that_another_process_replaces_meanwhile_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch):
-    import stages.tokenize
+    import axolotl_core.stages.tokenize
 
     stage("fetch")
-    write = stages.tokenize.write_tokens
+    write = axolotl_core.stages.tokenize.write_tokens
 
     def meanwhile(*arguments, **settings):
         write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "other", "output": "rows"}] * 3)
         stage("fetch@sums", only=True)
         return write(*arguments, **settings)
 
-    monkeypatch.setattr(stages.tokenize, "write_tokens", meanwhile)
+    monkeypatch.setattr(axolotl_core.stages.tokenize, "write_tokens", meanwhile)
     with pytest.raises(DataError, match=r"what tokenize@sums reads changed while it was read"):
         stage("tokenize@sums", only=True)
     assert not (project / "artifacts" / "tokens" / "sums").exists()
@@ -160,21 +162,20 @@ def test_a_tokenizer_a_model_or_a_format_that_changes_after_the_key_was_made_is_
     )
     edit(project / "params.yaml", "type: alpaca", "type: quiz.load_quiz")
     stage("fetch")
-    import stages.build
 
-    lineage = stages.build.lineage
+    lineage = axolotl_core.stages.build.lineage
 
     def meanwhile(*arguments) -> dict:
         (project / file).write_text((project / file).read_text() + "\n")
         return lineage(*arguments)
 
-    monkeypatch.setattr(stages.build, "lineage", meanwhile)
+    monkeypatch.setattr(axolotl_core.stages.build, "lineage", meanwhile)
     with pytest.raises((DataError, ModelError), match=f"{Path(file).name}: changed while it was read"):
         stage(name, only=True, force=True)
 
 
 def test_weights_that_change_while_they_are_loaded_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch):
-    from axolotl_core.training import session
+    from axolotl_core.training import train as session
 
     stage("pack")
     set_up = session.set_up

@@ -58,7 +58,7 @@ def test_the_invalidation_table(project: Path, axolotl):
     edit(params, "export: {}", "export: {save_safetensors: true}")
     assert repro() == {"export"}
 
-    # a row is added: its own data set is fetched and tokenised again; the other one is looked at, and nothing more
+    # a row is added: its own dataset is fetched and tokenised again; the other one is looked at, and nothing more
     with (project / "data" / "sums.jsonl").open("a") as file:
         file.write('{"instruction": "Add 9 and 9.", "output": "18"}\n')
     assert repro() == {"fetch@sums", "fetch@talks", "tokenize@sums", "pack", "train"} | onward

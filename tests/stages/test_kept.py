@@ -15,7 +15,7 @@ import pytest
 
 from axolotl_core.artifacts.manifest import artifact_digest
 from axolotl_core.cli.project import open_project
-from stages.plan import plan
+from axolotl_core.stages.plan import plan
 from tests.conftest import edit, stage, write_jsonl
 
 SHORT = ("training.max_steps=2",)

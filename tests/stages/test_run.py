@@ -115,7 +115,7 @@ def test_a_row_that_does_not_fit_is_named_through_the_stage(project: Path):
 
 def test_an_empty_file_is_told(project: Path):
     (project / "data" / "sums.jsonl").write_text("")
-    with pytest.raises(DataError, match=r"data/sums.jsonl: the data set is empty, it has no row"):
+    with pytest.raises(DataError, match=r"data/sums.jsonl: the dataset is empty, it has no row"):
         stage("pack")
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk_keeps_the_artifact_there_was(project: Path, axolotl):
 def test_a_mistake_has_no_traceback_and_a_status_of_its_own(project: Path, axolotl):
     edit(project / "params.yaml", "lora_r: 4", "lora_rr: 4")
     done = axolotl("stage", "train", cwd=project, status=2)
-    assert done.stderr == "axolotl: params.yaml:19: 'lora_rr' is no option of the section 'adapter'; did you mean 'lora_r'?\n"
+    assert done.stderr == "axolotl: params.yaml:19: 'lora_rr' is not an option of the section 'adapter'; did you mean 'lora_r'?\n"
 
 
 def test_dvc_yaml_of_another_version_is_told(project: Path, axolotl):
@@ -242,7 +242,7 @@ def test_a_signal_writes_a_checkpoint_and_has_a_status_of_its_own(project: Path,
     assert process.returncode == 75, told
     step = step_of(project)
     assert step > 10
-    assert f"training was asked to end: checkpoint {next(project.glob('.axolotl/runs/*/')) / f'step-{step}'} was written" in told
+    assert f"training was stopped: checkpoint {next(project.glob('.axolotl/runs/*/')) / f'step-{step}'} was written" in told
     assert not (project / "artifacts" / "adapter").exists()
 
 
@@ -275,7 +275,7 @@ def test_a_run_branches_from_a_checkpoint_of_another_and_the_lineage_says_so(pro
     assert "up to date" in axolotl("stage", "train", *options, "--branch-from", str(checkpoint), cwd=project).stdout.splitlines()[-1]
     assert "up to date" not in axolotl("stage", "train", *options, cwd=project).stdout.splitlines()[-1], "another run"
     wrong = axolotl("stage", "train", *options, "--branch-from", "nowhere", cwd=project, status=1)
-    assert wrong.stderr == "axolotl: --branch-from: nowhere is no whole checkpoint: COMPLETE is missing or unreadable\n"
+    assert wrong.stderr == "axolotl: --branch-from: nowhere is not a complete checkpoint: COMPLETE is missing or unreadable\n"
 
 
 def packed_facts(project: Path) -> dict:
@@ -289,7 +289,7 @@ def test_data_sets_that_are_held_out_are_validated_on_and_never_trained_on(proje
     stage("pack", "datasets.talks.held_out=true", "packing.val_set_size=4")
     facts = packed_facts(project)
     assert (facts["train"]["samples"], facts["eval"]["samples"]) == (20, 16)
-    with pytest.raises(ParamsError, match="every data set is held out"):
+    with pytest.raises(ParamsError, match="every dataset is held out"):
         stage("pack", "datasets.talks.held_out=true", "datasets.sums.held_out=true")
 
 
@@ -324,8 +324,8 @@ def test_a_slice_of_a_local_file_is_fetched(project: Path):
 
 def test_the_plan_says_what_would_run_and_why(project: Path, monkeypatch: pytest.MonkeyPatch):
     from axolotl_core.cli.project import open_project
-    from stages.graph import steps
-    from stages.plan import changed, plan
+    from axolotl_core.stages.graph import steps
+    from axolotl_core.stages.plan import changed, plan
 
     def planned(*overrides: str) -> dict[str, str | None]:
         return {step.name: reason for step, reason in plan(*open_project(Path("params.yaml"), overrides))}

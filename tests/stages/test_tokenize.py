@@ -1,4 +1,4 @@
-"""tokenize as a stage: what an edit costs, formats of the user's own, the gate, the mask report, data sets side by side."""
+"""tokenize as a stage: what an edit costs, formats of the user's own, the gate, the mask report, datasets side by side."""
 
 import csv
 import json
@@ -253,7 +253,7 @@ def test_pretokenized_rows_with_an_untrained_end_stop_it_too(project: Path):
     with pytest.raises(DataError, match="data/sums.jsonl:1: field 'input_ids' has 600, the tokenizer's ids are 0 to "):
         stage("tokenize@sums", "datasets.sums.type=pretokenized")
     write_jsonl(project / "data" / "sums.jsonl", [{"input_ids": [5], "labels": [5]}])
-    told = r"format pretokenized .the data set has no `type`. wants the field 'attention_mask', the row has input_ids, labels"
+    told = r"format pretokenized .the dataset has no `type`. wants the field 'attention_mask', the row has input_ids, labels"
     edit(project / "params.yaml", "    type: alpaca\n", "")
     with pytest.raises(DataError, match=told):
         stage("tokenize@sums")
@@ -332,8 +332,8 @@ def test_view_shows_what_is_trained(project: Path, axolotl):
     assert "removed " in axolotl("cache", "--clear", cwd=project).stdout
     assert "0 B in " in axolotl("cache", cwd=project).stdout
     for arguments, told in (
-        (("--row", "13", "--dataset", "talks"), "there is no row 13; the data set has rows 1 to 12"),
-        (("--dataset", "talk"), "no data set is called 'talk'; did you mean 'talks'?; there are sums, talks"),
+        (("--row", "13", "--dataset", "talks"), "there is no row 13; the dataset has rows 1 to 12"),
+        (("--dataset", "talk"), "no dataset is called 'talk'; did you mean 'talks'?; there are sums, talks"),
     ):
         assert told in axolotl("view", "tokens", *arguments, cwd=project, status=2 if "talk" in arguments else 1).stderr
 
@@ -341,4 +341,4 @@ def test_view_shows_what_is_trained(project: Path, axolotl):
 def test_view_says_why_a_row_is_not_there(project: Path, axolotl):
     write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": ""}])
     done = axolotl("view", "tokens", "--row", "2", cwd=project, status=1)
-    assert "axolotl: data/sums.jsonl:2: row 2 was dropped: no trained token" in done.stderr
+    assert "axolotl: data/sums.jsonl:2: row 2 was dropped: no target token" in done.stderr

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from axolotl_core.tokens import pieces
-from axolotl_core.tokens.cut import Cutter
 from axolotl_core.tokens.pieces import Pieces
+from axolotl_core.tokens.segments import SegmentTokenizer
 from axolotl_core.tokens.tokenizer import read_tokenizer
 from tests.conftest import CORPUS
 
@@ -179,7 +179,7 @@ def test_the_tokens_of_segments_are_those_of_whole_texts(tokenizer_folder: Path,
     for folder in (tokenizer_folder, smollm2):
         tokenizer = read_tokenizer(folder)
         for only_cuts in (True, False):
-            cutter = Cutter(tokenizer)
+            cutter = SegmentTokenizer(tokenizer)
             was, cutter.round_trip.only_cuts = cutter.round_trip.only_cuts, only_cuts and cutter.round_trip.only_cuts
             cut = cutter.cut(texts, glued)
             with pytest.MonkeyPatch.context() as whole:

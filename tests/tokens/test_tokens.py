@@ -10,8 +10,8 @@ import pytest
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.table import parts
 from axolotl_core.errors import DataError, ModelError
+from axolotl_core.labels import IGNORE_INDEX
 from axolotl_core.params.datasets import Dataset
-from axolotl_core.prompts.example import UNTRAINED
 from axolotl_core.prompts.resolve import format_of
 from axolotl_core.sources.place import resolve
 from axolotl_core.sources.raw import SourceRow, write_raw
@@ -33,7 +33,7 @@ def tokenizer(tokenizer_folder: Path) -> Tokenizer:
 
 
 def encode(row: dict, tokenizer: Tokenizer, train_on_inputs: bool = False, **data) -> Encoded:
-    """A data set of one row."""
+    """A dataset of one row."""
     settings = Dataset(path="x", **{"type": "alpaca", **data})
     encoder = RowEncoder(format_of(settings), tokenizer, train_on_inputs=train_on_inputs, rename=settings.rename, join=settings.join)
     return encoder.encode([json.dumps(row)])
@@ -48,7 +48,7 @@ def encoded(row: dict, tokenizer: Tokenizer, train_on_inputs: bool = False, **da
 def texts(row: dict, tokenizer: Tokenizer, **data) -> tuple[str, str]:
     """The whole text, and the trained part of it."""
     ids, labels = encoded(row, tokenizer, **data)
-    return tokenizer.decode(ids), tokenizer.decode([label for label in labels if label != UNTRAINED])
+    return tokenizer.decode(ids), tokenizer.decode([label for label in labels if label != IGNORE_INDEX])
 
 
 def test_the_trained_part_is_the_answer_and_its_end(tokenizer: Tokenizer):
@@ -60,7 +60,7 @@ def test_the_trained_part_is_the_answer_and_its_end(tokenizer: Tokenizer):
 def test_labels_are_the_ids_where_they_are_trained(tokenizer: Tokenizer):
     ids, labels = encoded(TALK, tokenizer, type="sharegpt", conversation="chatml")
     assert len(ids) == len(labels)
-    assert all(label in (id, UNTRAINED) for id, label in zip(ids, labels, strict=True))
+    assert all(label in (id, IGNORE_INDEX) for id, label in zip(ids, labels, strict=True))
 
 
 def test_chatml_encodes_like_the_tokenizers_own_template(tokenizer_folder: Path, tokenizer: Tokenizer):
@@ -76,7 +76,7 @@ def test_chatml_encodes_like_the_tokenizers_own_template(tokenizer_folder: Path,
 
 
 def test_an_empty_answer_is_dropped_though_inputs_are_trained(tokenizer: Tokenizer):
-    assert encode({"instruction": "a", "output": ""}, tokenizer, train_on_inputs=True).reasons == ["no trained token"]
+    assert encode({"instruction": "a", "output": ""}, tokenizer, train_on_inputs=True).reasons == ["no target token"]
 
 
 def test_train_on_inputs_trains_all(tokenizer: Tokenizer):
@@ -94,7 +94,7 @@ def test_bos_stands_once_at_the_very_start(tokenizer: Tokenizer):
     ids, labels = encoded(TALK, dataclasses.replace(tokenizer, bos=[1]), type="sharegpt")
     assert ids[0] == 1
     assert ids.count(1) == 1
-    assert labels[0] == UNTRAINED
+    assert labels[0] == IGNORE_INDEX
 
 
 def make_raw(folder: Path, rows: list[dict]) -> list[str]:
@@ -117,7 +117,7 @@ def test_bytes_are_equal_for_one_and_four_processes_and_any_folder(tmp_path: Pat
     for name, processes in (("here", 1), ("there", 4)):
         (tmp_path / name).mkdir()
         facts = written(tmp_path / name, rows, tokenizer_folder, processes)
-        assert facts["dropped"] == {"no trained token": 929}
+        assert facts["dropped"] == {"no target token": 929}
         digests.add(
             tuple(digest_file(part) for part in (*parts(tmp_path / name / "tokens"), tmp_path / name / "tokens" / "rejected.jsonl"))
         )
@@ -127,13 +127,13 @@ def test_bytes_are_equal_for_one_and_four_processes_and_any_folder(tmp_path: Pat
 def test_a_row_without_a_trained_token_is_dropped_counted_and_kept_to_be_seen(tmp_path: Path, tokenizer_folder: Path):
     rows = [{"instruction": "a", "output": "b"}, {"instruction": "c", "output": ""}]
     facts = written(tmp_path, rows, tokenizer_folder)
-    assert (facts["rows"], facts["dropped"]) == (1, {"no trained token": 1})
+    assert (facts["rows"], facts["dropped"]) == (1, {"no target token": 1})
     rejected = json.loads((tmp_path / "tokens" / "rejected.jsonl").read_text())
-    assert rejected == {"reason": "no trained token", "file": "data.jsonl", "line": 2, "row": rows[1]}
+    assert rejected == {"reason": "no target token", "file": "data.jsonl", "line": 2, "row": rows[1]}
 
 
 def test_a_data_set_without_a_trained_token_is_an_error(tmp_path: Path, tokenizer_folder: Path):
-    with pytest.raises(DataError, match="data.jsonl: the data set has no trained token, no row is left .2 dropped: no trained token."):
+    with pytest.raises(DataError, match="data.jsonl: the dataset has no target token, no row is left .2 dropped: no target token."):
         written(tmp_path, [{"instruction": "a", "output": ""}] * 2, tokenizer_folder)
 
 

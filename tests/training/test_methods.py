@@ -114,7 +114,7 @@ def test_training_goes_on_from_an_adapter(project: Path):
     assert metrics(project)["eval_loss_before"] == pytest.approx(before, rel=1e-6)
     with pytest.raises(ModelError, match="adapter.lora_r is 8, but the adapter in lora_model_dir has 4; remove it, or train a fresh"):
         stage("train", "adapter.lora_model_dir=mine", "adapter.lora_r=8")
-    with pytest.raises(ParamsError, match=r"adapter.lora_model_dir: .*model is no adapter of peft's, adapter_config.json is missing"):
+    with pytest.raises(ParamsError, match=r"adapter.lora_model_dir: .*model is not an adapter of peft's, adapter_config.json is missing"):
         stage("train", "adapter.lora_model_dir=model")
 
 
@@ -211,7 +211,7 @@ def test_an_output_layer_that_is_the_embeddings_is_no_target(project: Path):
 
 
 def test_memory_that_runs_out_is_explained(project: Path):
-    """A vocabulary of 512 needs little: what is asked for is a batch that no memory of 3 GiB holds."""
+    """A vocabulary of 512 needs little: what is requested is a batch that no memory of 3 GiB holds."""
     stage("pack", "packing.sequence_len=128")
     command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train"]
     words = [
@@ -281,7 +281,7 @@ def test_a_regular_expression_chooses_the_modules_of_an_adapter(project: Path):
         ModelError, match=r"the regular expression 'layers.9.\*' matches no module as a whole; one is called model\.layers\."
     ):
         stage("train", "adapter.lora_target_modules='layers.9.*'")
-    with pytest.raises(ModelError, match=r"'q_\(' is no regular expression"):
+    with pytest.raises(ModelError, match=r"'q_\(' is not a regular expression"):
         stage("train", "adapter.lora_target_modules='q_('")
 
 
@@ -326,10 +326,10 @@ def test_evaluations_and_checkpoints_an_epoch(project: Path):
 
 
 def test_evaluate_takes_the_numbers_that_train_has_measured(project: Path, monkeypatch: pytest.MonkeyPatch):
-    import stages.evaluate
+    import axolotl_core.stages.evaluate
 
     stage("train", "training.max_steps=2")
-    monkeypatch.setattr(stages.evaluate, "measure", None)  # whoever measures again, fails
+    monkeypatch.setattr(axolotl_core.stages.evaluate, "measure", None)  # whoever measures again, fails
     stage("evaluate", "training.max_steps=2")
     found = json.loads((project / "artifacts" / "metrics" / "held_out.json").read_text())
     report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())

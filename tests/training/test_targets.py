@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from axolotl_core.errors import DataError, ParamsError
 from axolotl_core.packing.index import read_rows
+from axolotl_core.stages.pack import targets
 from axolotl_core.tokens.samples import Samples
-from stages.pack import targets
 from tests.conftest import edit, stage, write_jsonl
 
 PLAIN = ("packing.sample_packing=false",)
@@ -70,11 +70,11 @@ def test_targets_do_not_count_the_first_label(project: Path):
 def test_choosing_the_best_of_no_validation_rows_is_refused_before_training(project: Path, option: str, capsys):
     name = option.partition("=")[0]
     with pytest.raises(
-        ParamsError, match=rf"training.{name} wants held-out rows, but packing.val_set_size holds out none of \d+ rows; set"
+        ParamsError, match=rf"training.{name} requires validation rows, but packing.val_set_size holds out none of \d+ rows; set"
     ):
         stage("train", f"training.{option}", "packing.val_set_size=0.01")
     told = capsys.readouterr().out
-    assert "0 rows held out (val_set_size 0.01 of 36 samples is none)" in told
+    assert "0 validation rows (val_set_size 0.01 of 36 samples rounds to 0)" in told
     assert "step" not in told
     stage("train", "packing.val_set_size=0.01", "training.max_steps=1")
 

@@ -16,34 +16,40 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_core.artifacts import checkpoints
+from axolotl_core.batches.batch import Batch
+from axolotl_core.batches.plan import Plan, micro_batches_of_rank
+from axolotl_core.batches.rows import RowSource
+from axolotl_core.checkpoints import format as checkpoints
+from axolotl_core.checkpoints import resume
+from axolotl_core.checkpoints import store as checkpoint
+from axolotl_core.distributed.start import start_strategy
+from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import Interrupted, MachineError, TrainError
-from axolotl_core.evaluation.measure import measure
+from axolotl_core.evaluation.evaluate import evaluate
+from axolotl_core.labels import IGNORE_INDEX
+from axolotl_core.models.forward import ForwardSpec
 from axolotl_core.models.load import device_of, load_model
-from axolotl_core.models.packing import How
-from axolotl_core.packing.lay import UNTRAINED
+from axolotl_core.models.precision import Precision, choose
+from axolotl_core.objectives import cross_entropy as loss
+from axolotl_core.objectives.cross_entropy import loss_sum, token_losses
+from axolotl_core.objectives.sft import Objective, sample_lengths
+from axolotl_core.optim.optimizers import make_optimizer
+from axolotl_core.optim.schedules import make_schedule
 from axolotl_core.packing.plan import fit, lay_out
 from axolotl_core.params.adapter import Adapter
+from axolotl_core.params.evaluation import Evaluation
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 from axolotl_core.params.tracking import Tracking
 from axolotl_core.params.training import Training
-from axolotl_core.training import checkpoint, loss, resume
 from axolotl_core.training import loop as loop_module
-from axolotl_core.training.batches import Batch, RowSource
+from axolotl_core.training.config import Run, TrainConfig
 from axolotl_core.training.loop import Loop
-from axolotl_core.training.loss import loss_sum, losses
-from axolotl_core.training.objective import Objective, sample_lengths
-from axolotl_core.training.optim import make_optimizer
-from axolotl_core.training.parallel import Parallel
-from axolotl_core.training.plan import Plan, shares
-from axolotl_core.training.precision import Precision, choose
-from axolotl_core.training.schedule import make_schedule
 from axolotl_core.training.step import train_step
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", torch.float32, torch.float32)
-SPLIT, TOGETHER = How(split=True), How()
+SPLIT, TOGETHER = ForwardSpec(split=True), ForwardSpec()
 
 
 class Memory:
@@ -55,7 +61,7 @@ class Memory:
 
     def sample(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         labels = self.ids[i].copy()
-        labels[: len(labels) // 3] = UNTRAINED
+        labels[: len(labels) // 3] = IGNORE_INDEX
         return self.ids[i], labels
 
 
@@ -94,14 +100,14 @@ def test_max_steps_ends_a_run_early():
 
 
 def test_micro_batches_are_dealt_out_in_turns_and_every_process_has_as_many():
-    dealt = [shares([5, 0, 2, 6, 1], 1, rank, 2) for rank in (0, 1)]
+    dealt = [micro_batches_of_rank([5, 0, 2, 6, 1], 1, rank, 2) for rank in (0, 1)]
     assert [[list(micro.rows) for micro in one] for one in dealt] == [[[5], [2], [1]], [[0], [6], []]]
     assert [[micro.number for micro in one] for one in dealt] == [[0, 2, 4], [1, 3, 5]]
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 8))
 def test_a_step_has_the_same_rows_whatever_the_processes(rows: int, micro: int, world: int):
-    dealt = [shares(list(range(rows)), micro, rank, world) for rank in range(world)]
+    dealt = [micro_batches_of_rank(list(range(rows)), micro, rank, world) for rank in range(world)]
     assert sorted(row for one in dealt for part in one for row in part.rows) == list(range(rows))
     assert len({len(one) for one in dealt}) == 1
     assert all(len(part.rows) <= micro for one in dealt for part in one)
@@ -122,7 +128,7 @@ def test_rows_grouped_by_length_differ_little_within_a_batch_and_the_longest_com
 
 @pytest.mark.parametrize("how", [SPLIT, TOGETHER])
 @pytest.mark.parametrize("chunk", [2**26, 4 * 512 * 3])
-def test_the_loss_and_its_gradient_are_those_of_full_logits(model, how: How, chunk: int, monkeypatch: pytest.MonkeyPatch):
+def test_the_loss_and_its_gradient_are_those_of_full_logits(model, how: ForwardSpec, chunk: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", chunk)
     batch = source(LENGTHS).batch([0, 1, 2])
     logits = model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False).logits
@@ -179,17 +185,17 @@ def test_packing_changes_no_loss(model):
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
 
 
-def ready(model, optimizer, tmp_path: Path, precision: Precision = FP32, max_grad_norm: float = 0.0, **objective) -> Parallel:
-    parallel = Parallel(Machine(device="cpu"), precision, tmp_path, device=CPU, max_grad_norm=max_grad_norm, model=model)
-    parallel.prepare(Objective(model, SPLIT, parallel.autocast, **objective).train(), optimizer)
-    return parallel
+def ready(model, optimizer, tmp_path: Path, precision: Precision = FP32, max_grad_norm: float = 0.0, **objective) -> Strategy:
+    strategy = start_strategy(Machine(device="cpu"), precision, tmp_path, device=CPU, max_grad_norm=max_grad_norm, model=model)
+    strategy.prepare(Objective(model, SPLIT, strategy.autocast, **objective).train(), optimizer)
+    return strategy
 
 
 def gradients(model, rows: RowSource, numbers: list[int], tmp_path: Path, micro: int) -> list[torch.Tensor]:
     model = copy.deepcopy(model)
     before = [p.detach().clone() for p in model.parameters()]
-    parallel = ready(model, torch.optim.SGD(model.parameters(), 1.0), tmp_path)
-    train_step(parallel, rows, numbers, step=1, seed=0, micro_batch_size=micro)
+    strategy = ready(model, torch.optim.SGD(model.parameters(), 1.0), tmp_path)
+    train_step(strategy, rows, numbers, step=1, seed=0, micro_batch_size=micro)
     return [b - p.detach() for b, p in zip(before, model.parameters(), strict=True)]
 
 
@@ -204,10 +210,10 @@ def test_gradients_are_clipped_and_zero_switches_clipping_off(model, tmp_path: P
     def change(max_grad_norm: float) -> float:
         one = copy.deepcopy(model)
         before = [p.detach().clone() for p in one.parameters()]
-        parallel = ready(one, torch.optim.SGD(one.parameters(), 1.0), tmp_path, max_grad_norm=max_grad_norm)
-        report = train_step(parallel, source(LENGTHS), [0], step=1, seed=0, micro_batch_size=1)
+        strategy = ready(one, torch.optim.SGD(one.parameters(), 1.0), tmp_path, max_grad_norm=max_grad_norm)
+        report = train_step(strategy, source(LENGTHS), [0], step=1, seed=0, micro_batch_size=1)
         moved = torch.sqrt(sum(((b - p) ** 2).sum() for b, p in zip(before, one.parameters(), strict=True)))
-        return float(moved.detach()) / report.arrive().grad_norm
+        return float(moved.detach()) / report.result().grad_norm
 
     assert change(0.0) == pytest.approx(1.0, rel=1e-4)
     clipped = change(0.01)
@@ -223,10 +229,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_in_no_checkpoint(model, t
 
 
 def test_fp16_scales_the_loss_and_keeps_master_weights(model, tmp_path: Path):
-    precision = choose(Training(fp16=True), Model(base_model="x"), CPU, whole=True)
-    parallel = ready(model, torch.optim.AdamW(model.parameters(), 1e-3), tmp_path, precision)
-    found = [train_step(parallel, source(LENGTHS), [0, 1], step=step, seed=0, micro_batch_size=1).arrive().loss for step in range(1, 9)]
-    assert parallel.scaler.get_scale() > 1
+    precision = choose(Training(fp16=True), Model(base_model="x"), CPU, full=True)
+    strategy = ready(model, torch.optim.AdamW(model.parameters(), 1e-3), tmp_path, precision)
+    found = [train_step(strategy, source(LENGTHS), [0, 1], step=step, seed=0, micro_batch_size=1).result().loss for step in range(1, 9)]
+    assert strategy.scaler.get_scale() > 1
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert found[-1] < found[0]
 
@@ -245,7 +251,7 @@ def test_a_batch_defends_itself():
     wrong = batch.labels_BT.clone()
     wrong[0, 0] = 5
     with pytest.raises(AssertionError, match="a sample's first label is trained by its neighbour"):
-        Batch(batch.ids_BT, wrong, batch.positions_BT, batch.sets_BT)
+        Batch(batch.ids_BT, wrong, batch.positions_BT, batch.dataset_ids_BT)
 
 
 @pytest.mark.parametrize(("pad", "length"), [(False, 64), (True, 100)])
@@ -256,7 +262,7 @@ def test_rows_are_padded_to_64_or_to_sequence_len(pad: bool, length: int):
 
 
 @pytest.mark.parametrize(
-    ("training", "model_", "whole", "name", "formats"),
+    ("training", "model_", "full", "name", "dtypes"),
     [
         ({}, {}, True, "fp32", ("float32", "float32", "None")),
         ({"bf16": True}, {}, False, "bf16", ("bfloat16", "float32", "bfloat16")),
@@ -266,16 +272,24 @@ def test_rows_are_padded_to_64_or_to_sequence_len(pad: bool, length: int):
         ({}, {"float16": True}, False, "float16", ("float16", "float32", "None")),
     ],
 )
-def test_number_formats(training: dict, model_: dict, whole: bool, name: str, formats: tuple):
-    found = choose(Training(**training), Model(base_model="x", **model_), CPU, whole=whole)
-    assert (found.name, *(str(f).removeprefix("torch.") for f in (found.frozen, found.trained, found.autocast))) == (name, *formats)
+def test_precision_by_option(training: dict, model_: dict, full: bool, name: str, dtypes: tuple):
+    found = choose(Training(**training), Model(base_model="x", **model_), CPU, full=full)
+    assert (found.name, *(str(f).removeprefix("torch.") for f in (found.frozen, found.trained, found.autocast))) == (name, *dtypes)
+
+
+def config(training: Training, tracking: Tracking) -> TrainConfig:
+    return TrainConfig(Model(base_model="x"), Adapter(), training, Machine(), tracking, Evaluation(), "x")
+
+
+def runs(folder: Path, identity: dict | None = None, branch: Path | None = None) -> Run:
+    return Run(folder, folder, Path("/"), identity or {}, branch=branch)
 
 
 def test_when_to_evaluate_and_to_save(tmp_path: Path):
     def loop(training: dict, tracking: dict) -> Loop:
         plan = Plan(rows=9, batch_size=2, epochs=2, seed=0)  # 5 steps an epoch
-        sections = {"training": Training(**training), "tracking": Tracking(**tracking), "machine": Machine()}
-        return Loop(None, None, plan, None, tmp_path, identity={}, **sections)  # type: ignore[arg-type]
+        asked = config(Training(**training), Tracking(**tracking))
+        return Loop(None, None, plan, None, asked, runs(tmp_path), evaluate=lambda stop: None)  # type: ignore[arg-type]
 
     every = range(1, 11)
     assert [s for s in every if loop({}, {}).evaluates(s)] == [5, 10]
@@ -296,31 +310,28 @@ def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = N
     settings, rows = Training(**{"learning_rate": 1e-3, "warmup_steps": 1, **(training or {})}), source(LENGTHS)
     plan = Plan(len(rows), 2, 100, 0, max_steps=steps)
     follow = Tracking(**{"save_steps": 2, "save_total_limit": 3, **tracking})
-    parallel = ready(model, make_optimizer(model.named_parameters(), settings, Adapter()), folder, max_grad_norm=1.0)
+    strategy = ready(model, make_optimizer(model.named_parameters(), settings, Adapter()), folder, max_grad_norm=1.0)
     held_out = source([12, 20])
 
     def measured(stop) -> dict | None:
         batches = (WATCHED(batch.place(CPU)) for batch in held_out.batches(range(len(held_out)), 1))
-        return measure(partial(losses, model, how=SPLIT), batches, ["memory"], stop=stop)
+        return evaluate(partial(token_losses, model, spec=SPLIT), batches, ["memory"], stop=stop)
 
     identity = {"key": key, "params": {"training": settings.identity()}, "inputs": {}}
     loop = Loop(
-        parallel,
+        strategy,
         rows,
         plan,
         make_schedule(settings, Adapter(), plan.total),
-        folder,
-        identity=identity,
-        training=settings,
-        machine=Machine(),
-        tracking=follow,
-        measure=measured if training else None,
-        since=resume.branched_at(branch),
+        config(settings, follow),
+        runs(folder, identity, branch),
+        evaluate=measured if training else None,
+        branched_at=resume.branched_at(branch),
     )
     folder.mkdir(parents=True, exist_ok=True)
     chosen, told = resume.choose(folder, follow, settings, Path("/"), branch)
     start = resume.read(chosen, identity, branch)[0] if chosen else None
-    checkpoint.forget(folder, after=start.step if start else 0)
+    checkpoint.delete_after(folder, start.step if start else 0)
     outcome = loop.train(start, told)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
     return outcome, weights, start.step if start else 0
@@ -340,7 +351,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said(model, 
     assert resumed_from == 4
     assert torch.equal(got, wanted)
     told = "".join(capsys.readouterr())
-    assert "step-6 is passed over (weights.safetensors is not as it was written); the one before is used" in told
+    assert "step-6 is skipped (weights.safetensors is not as it was written); the one before is used" in told
 
 
 def test_a_checkpoint_that_was_not_finished_is_none(model, tmp_path: Path):
@@ -365,7 +376,7 @@ def test_a_run_that_is_over_has_a_checkpoint_even_where_none_is_asked_for(model,
 def test_an_evaluation_that_fails_after_the_last_step_loses_nothing(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     training = {"eval_steps": 100}
     straight, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 4, training=training)
-    plain, calls = losses, []
+    plain, calls = token_losses, []
 
     def fails(*arguments, **settings):
         calls.append(1)
@@ -374,7 +385,7 @@ def test_an_evaluation_that_fails_after_the_last_step_loses_nothing(model, tmp_p
         return plain(*arguments, **settings)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
-        patch.setitem(globals(), "losses", fails)
+        patch.setitem(globals(), "token_losses", fails)
         run(copy.deepcopy(model), tmp_path / "failed", 4, training=training)
     again, got, resumed_from = run(copy.deepcopy(model), tmp_path / "failed", 4, training=training)
     assert resumed_from == 4
@@ -386,10 +397,10 @@ def test_a_finished_run_keeps_its_last_checkpoint_and_begins_anew_on_request(mod
     run(copy.deepcopy(model), tmp_path, 6)
     checkpoint.finish(tmp_path)
     assert checkpoint.steps(tmp_path) == [6]
-    checkpoint.begin_anew(tmp_path)
+    checkpoint.restart(tmp_path)
     assert checkpoint.steps(tmp_path) == []
     run(model, tmp_path, 4)
-    checkpoint.begin_anew(tmp_path)
+    checkpoint.restart(tmp_path)
     assert checkpoint.steps(tmp_path) == [2, 4], "what was interrupted is not thrown away"
 
 
@@ -420,7 +431,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(model, tmp_pat
     assert told[0] == f"{tmp_path / 'step-4'}: is a checkpoint of another run"
     assert told[1].split() == ["checkpoint", "now"]
     assert told[2].split() == ["training.weight_decay", "default", "0.5"]
-    assert told[3] == f"`axolotl stage train --branch-from {tmp_path / 'step-4'}` goes on from it all the same, as a run of its own"
+    assert told[3] == f"`axolotl stage train --branch-from {tmp_path / 'step-4'}` resumes from it all the same, as a run of its own"
 
 
 def test_a_run_can_branch_from_another(model, tmp_path: Path):
@@ -484,7 +495,7 @@ def test_every_optimizer_resumes_to_the_bit(model, tmp_path: Path, optimizer: st
     training, model = {"optimizer": optimizer}, model.to(dtype)
     _, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 4, training=training)
     run(copy.deepcopy(model), tmp_path / "cut", 4, training=training)
-    checkpoint.forget(tmp_path / "cut", after=2)
+    checkpoint.delete_after(tmp_path / "cut", 2)
     _, got, resumed_from = run(copy.deepcopy(model), tmp_path / "cut", 4, training=training)
     assert resumed_from == 2
     assert torch.equal(got, wanted)
@@ -527,7 +538,7 @@ def test_two_processes_cannot_train_the_same_run(tmp_path: Path):
 def test_measure_weighs_every_token_the_same(model):
     rows = source(LENGTHS)
     batches = (batch.place(CPU) for batch in rows.batches(range(len(rows)), 2))
-    found = measure(partial(losses, model, how=SPLIT), batches, ["memory"])
+    found = evaluate(partial(token_losses, model, spec=SPLIT), batches, ["memory"])
     total = sum(float(loss_sum(model, rows.batch([i]).place(CPU), SPLIT).detach()) for i in range(len(rows)))
     tokens = sum(rows.batch([i]).targets for i in range(len(rows)))
     assert found["tokens"] == tokens
@@ -537,7 +548,7 @@ def test_measure_weighs_every_token_the_same(model):
 
 
 def test_measure_without_rows_has_no_number(model):
-    assert measure(partial(losses, model, how=SPLIT), [], ["memory"])["loss"] is None
+    assert evaluate(partial(token_losses, model, spec=SPLIT), [], ["memory"])["loss"] is None
 
 
 def test_the_log_is_plain_json(model, tmp_path: Path):
@@ -588,11 +599,11 @@ def test_ctrl_c_is_answered_at_once_and_what_it_ends_is_taken_up_again(model, tm
 
 
 def test_the_watchdog_sees_the_same_after_a_resume():
-    from axolotl_core.training.stop import is_lost
+    from axolotl_core.training.early_stopping import is_diverged
 
     training = Training(loss_watchdog_threshold=5.0, loss_watchdog_patience=3)
     log = [{"step": step, "loss": loss} for step, loss in ((1, 6.0), (3, 6.0), (4, 6.0), (6, 1.0))]  # high losses, and every sixth
-    assert not is_lost(log[:3], 4, training)
-    assert is_lost([*log[:3], {"step": 5, "loss": 7.0}], 5, training)
-    assert not is_lost(log, 6, training)
-    assert not is_lost(log, 4, Training())
+    assert not is_diverged(log[:3], 4, training)
+    assert is_diverged([*log[:3], {"step": 5, "loss": 7.0}], 5, training)
+    assert not is_diverged(log, 6, training)
+    assert not is_diverged(log, 4, Training())

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from axolotl_core.models.packs import Packs
+from axolotl_core.models.packing import PackingSupport
 
 
-def packs(config: Any) -> Packs:
+def packs(config: Any) -> PackingSupport:
     """transformers builds falcon's mask without the positions; ALiBi is made from a 2-D mask and cannot be told apart."""
     if config.alibi:
-        return Packs(None, "falcon with ALiBi (falcon-rw) lets packed samples see each other")
-    return Packs("mask")
+        return PackingSupport(None, "falcon with ALiBi (falcon-rw) lets packed samples see each other")
+    return PackingSupport("mask")

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from axolotl_core.models.packs import Packs
+from axolotl_core.models.packing import PackingSupport
 
 
-def packs(config: Any) -> Packs:
-    return Packs("positions")
+def packs(config: Any) -> PackingSupport:
+    return PackingSupport("positions")

@@ -1,4 +1,4 @@
-"""The entries of `datasets`, `test_datasets` and `pretraining_dataset` → named data sets."""
+"""The entries of `datasets`, `test_datasets` and `pretraining_dataset` → named datasets."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.params.document import Document, Where
 from axolotl_core.params.flat import values
-from axolotl_core.params.flat.fate import Fate
+from axolotl_core.params.flat.migration import Migration
 from axolotl_core.params.flat.options import PREFERENCE, VISION
 
 PRETRAINING = "pretraining_dataset"
@@ -19,10 +19,10 @@ BYTES_A_TOKEN = 8
 RENAMED = {"split": "train_on_split", "text_column": "field"}
 """Key of an entry in Axolotl → ours."""
 NOT_NEEDED = {
-    "trust_remote_code": "no code of a data set is run",
+    "trust_remote_code": "no code of a dataset is run",
     "preprocess_shards": "rows are written in blocks as they come",
     "strategy": "the format says how a conversation is cut",
-    "skip_prepare_dataset": "each data set is prepared by its own stage",
+    "skip_prepare_dataset": "each dataset is prepared by its own stage",
 }
 LEFT_OUT = {
     **dict.fromkeys(("field_chosen", "field_rejected", "field_prompt", "field_completion", "field_label", "step_separator"), PREFERENCE),
@@ -45,7 +45,7 @@ PREFERENCE_TYPES = re.compile(
 )
 
 
-def named(document: Document, option: str, out: Document, *, held_out: bool = False) -> list[Fate]:
+def named(document: Document, option: str, out: Document, *, held_out: bool = False) -> list[Migration]:
     """Put the entries of a list into `out` under names from their paths; returns what became of their keys."""
     entries = document.values[option]
     if not isinstance(entries, list):
@@ -60,11 +60,11 @@ def named(document: Document, option: str, out: Document, *, held_out: bool = Fa
         return told
     datasets = out.values.setdefault("datasets", {})
     if not isinstance(datasets, dict):
-        raise ParamsError(f"{document.place(('datasets',))}: datasets is {datasets!r}, wanted a list of data sets")
+        raise ParamsError(f"{document.place(('datasets',))}: datasets is {datasets!r}, wanted a list of datasets")
     out.lines.setdefault(("datasets",), document.lines.get((option,), 0))
     if comment := document.comments.get((option,)):
         out.comments[("datasets",)] = comment
-    fates: list[Fate] = []
+    fates: list[Migration] = []
     for i, entry in enumerate(entries):
         configurations = entry.get("name") if isinstance(entry, dict) else None
         several = configurations if isinstance(configurations, list) else None
@@ -79,7 +79,7 @@ def named(document: Document, option: str, out: Document, *, held_out: bool = Fa
     return fates
 
 
-def _fates_of_mapping(out: Document, option: str) -> Iterator[Fate]:
+def _fates_of_mapping(out: Document, option: str) -> Iterator[Migration]:
     found = out.values["datasets"]
     for name in list(found) if isinstance(found, dict) else ():
         entry = found[name]
@@ -89,7 +89,7 @@ def _fates_of_mapping(out: Document, option: str) -> Iterator[Fate]:
             _rename_lines(out, ("datasets", name), entry)
 
 
-def _take(document: Document, old: Where, out: Document, name: str) -> list[Fate]:
+def _take(document: Document, old: Where, out: Document, name: str) -> list[Migration]:
     entry = document.values[old[0]][old[1]]  # type: ignore[index]
     document.move(old, ("datasets", name), out)
     if not isinstance(entry, dict):
@@ -106,42 +106,42 @@ def _rename_lines(out: Document, where: Where, entry: Mapping[str, Any]) -> None
             out.move((*where, theirs), (*where, ours), out)
 
 
-def spelled_here(entry: Mapping[str, Any], shown: str) -> tuple[dict[str, Any], list[Fate]]:
+def spelled_here(entry: Mapping[str, Any], shown: str) -> tuple[dict[str, Any], list[Migration]]:
     """An entry with our keys and values, and the fate of each that is another one. Null is unset."""
     made: dict[str, Any] = {}
-    fates: list[Fate] = []
+    fates: list[Migration] = []
     for key, value in entry.items():
         if value is None:
             continue
         if key in RENAMED:
             made[RENAMED[key]] = value
-            fates.append(Fate(f"{shown}.{key}", "renamed", RENAMED[key]))
+            fates.append(Migration(f"{shown}.{key}", "renamed", RENAMED[key]))
         elif key in NOT_NEEDED:
-            fates.append(Fate(f"{shown}.{key}", "not needed", NOT_NEEDED[key]))
+            fates.append(Migration(f"{shown}.{key}", "not needed", NOT_NEEDED[key]))
         elif key in LEFT_OUT:
             if value not in (0, False):
-                fates.append(Fate(f"{shown}.{key}", "left out", LEFT_OUT[key], stops=True))
+                fates.append(Migration(f"{shown}.{key}", "left out", LEFT_OUT[key], stops=True))
         elif key == "type" and isinstance(value, str) and value in TYPES:
             made[key] = TYPES[value]
-            fates.append(Fate(f"{shown}.type", "replaced", f"type: {TYPES[value]}"))
+            fates.append(Migration(f"{shown}.type", "replaced", f"type: {TYPES[value]}"))
         elif key == "type" and isinstance(value, str) and PREFERENCE_TYPES.match(value):
             made[key] = value
-            fates.append(Fate(f"{shown}.type", "left out", PREFERENCE, stops=True))
+            fates.append(Migration(f"{shown}.type", "left out", PREFERENCE, stops=True))
         elif key == "chat_template" and (told := values.models_own(value)):
             made[key] = values.OWN_TEMPLATE
-            fates.append(Fate(f"{shown}.{key}", "replaced", told))
+            fates.append(Migration(f"{shown}.{key}", "replaced", told))
         elif key == "type" and isinstance(value, dict):
             made[key] = {option: text for option, text in value.items() if text is not None}
         elif key in Dataset.model_fields:
             made[key] = value
         else:
             near = nearest(str(key), Dataset.model_fields)
-            fates.append(Fate(f"{shown}.{key}", "left out", f"no option of a data set that is known here{near}", stops=True))
+            fates.append(Migration(f"{shown}.{key}", "left out", f"no option of a dataset that is known here{near}", stops=True))
     return made, fates
 
 
-def pretraining(document: Document, out: Document, processes: int = 1) -> list[Fate]:
-    """`pretraining_dataset: repo` → streamed data sets of plain text, long enough for max_steps on so many processes.
+def pretraining(document: Document, out: Document, processes: int = 1) -> list[Migration]:
+    """`pretraining_dataset: repo` → streamed datasets of plain text, long enough for max_steps on so many processes.
 
     Text has fewer than BYTES_A_TOKEN bytes a token, so what is fetched suffices for one pass of max_steps steps.
     Raises ParamsError beside `datasets`, and without max_steps.
@@ -158,7 +158,7 @@ def pretraining(document: Document, out: Document, processes: int = 1) -> list[F
     rows = values.get("batch_size") or numbers["micro_batch_size"] * numbers["gradient_accumulation_steps"]
     size = BYTES_A_TOKEN * numbers["max_steps"] * rows * processes * numbers["sequence_len"]
     datasets: dict[str, Any] = {}
-    fates = [Fate(PRETRAINING, "renamed", "datasets")]
+    fates = [Migration(PRETRAINING, "renamed", "datasets")]
     for i, entry in enumerate(entries):
         key: Where = (PRETRAINING, i) if isinstance(given, list) else (PRETRAINING,)
         made, told = spelled_here(entry, f"{PRETRAINING}[{i}]") if isinstance(entry, dict) else ({"path": entry}, [])

@@ -49,10 +49,10 @@ NOT_NEEDED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "dataset_keep_in_memory"), LOADER),
     "total_num_tokens": f"tokens are {COUNTED}",
-    "total_supervised_tokens": f"trained tokens are {COUNTED}",
+    "total_supervised_tokens": f"target tokens are {COUNTED}",
     "dataset_prepared_path": "prepared data lies in artifacts/ under content keys",
     "push_dataset_to_hub": "prepared data is shared with `axolotl push`",
-    "skip_prepare_dataset": "each data set is prepared by its own stage",
+    "skip_prepare_dataset": "each dataset is prepared by its own stage",
     "remove_unused_columns": "a format reads the columns it wants",
     "streaming": "rows are read one by one from any source",
     "batch_flattening": "sample_packing lays samples side by side without padding",
@@ -133,7 +133,7 @@ OPTIMIZER = "not built for the optimizers there are"
 PEFT = "an adapter of another kind or with other beginnings than LoRA, DoRA, rsLoRA is not built"
 ORDER = "rows are shuffled before they are packed"
 COMPRESSED = "training with pruned or compressed weights is not built"
-LOSS = "another loss than the cross-entropy of the trained tokens is not built"
+LOSS = "another loss than the cross-entropy of the target tokens is not built"
 LEFT_OUT: Mapping[str, str] = {
     r"rl|trl|dpo_.*|orpo_.*|rpo_.*|simpo_.*|cpo_.*|kto_.*|grpo_.*|gdpo_.*|rl_.*|ipo_.*|gkd.*|opd.*|reward_model|process_reward_model|"
     r"num_labels|max_prompt_len|center_rewards_coefficient|ebft.*|nemo_gym_.*|async_.*|reward_.*|rollout_.*|precompute_ref_log_probs|"

@@ -5,10 +5,10 @@ from typing import Any
 
 from axolotl_core.params.document import Document, Where
 from axolotl_core.params.flat import datasets, values
-from axolotl_core.params.flat.fate import Fate
+from axolotl_core.params.flat.migration import Migration
 
 
-def with_names(document: Document) -> tuple[Document, list[Fate]]:
+def with_names(document: Document) -> tuple[Document, list[Migration]]:
     """`datasets` as a list gets names from its paths; any other document stays as it is."""
     if not isinstance(document.values.get("datasets"), list):
         return document, []
@@ -18,7 +18,7 @@ def with_names(document: Document) -> tuple[Document, list[Fate]]:
         del out.lines[where]
     datasets.named(document, "datasets", out)
     names = ", ".join(out.values["datasets"])
-    return out, [Fate("datasets", "replaced", f"datasets is a list, whose entries are called by their paths: {names}")]
+    return out, [Migration("datasets", "replaced", f"datasets is a list, whose entries are called by their paths: {names}")]
 
 
 def rename_in_datasets(document: Document) -> Iterator[tuple[Where, str]]:
@@ -35,7 +35,7 @@ def rename_in_datasets(document: Document) -> Iterator[tuple[Where, str]]:
                 document.lines["datasets", name, "train_on_split"] = document.lines[where]
 
 
-def revive(document: Document) -> list[str]:
+def replace_removed_optimizer(document: Document) -> list[str]:
     """Replace the name of an optimizer that is not here by the nearest one, in place; a sentence about it, if so."""
     where: Where = ("training", "optimizer")
     training = document.values.get("training")

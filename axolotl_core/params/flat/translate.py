@@ -15,7 +15,7 @@ from typing import Any
 from axolotl_core.errors import nearest
 from axolotl_core.params.document import Document, Where
 from axolotl_core.params.flat import datasets, values
-from axolotl_core.params.flat.fate import Fate
+from axolotl_core.params.flat.migration import Migration
 from axolotl_core.params.flat.options import (
     KERNELS,
     LEFT_OUT,
@@ -29,8 +29,8 @@ from axolotl_core.params.flat.options import (
     WITHOUT,
     found_in,
 )
+from axolotl_core.params.params import SECTIONS, section_of
 from axolotl_core.params.section import acted_on
-from axolotl_core.params.whole import SECTIONS, section_of
 
 LISTS = ("datasets", datasets.TEST, datasets.PRETRAINING)
 OF_ADAPTERS = ("lora_", "peft_", "loraplus_", "relora")
@@ -44,7 +44,7 @@ class Translation:
     """document: with sections, its lines and comments those of the old file."""
 
     document: Document
-    fates: list[Fate]
+    fates: list[Migration]
 
 
 def is_flat(found: dict[str, Any]) -> bool:
@@ -59,7 +59,7 @@ def known(option: str) -> bool:
     return option in LISTS or any(option in table for table in tables) or any(found_in(table, option) for table in (WITHOUT, LEFT_OUT))
 
 
-def place_of(fate: Fate) -> Where:
+def place_of(fate: Migration) -> Where:
     """The path of the option in the old file: `datasets[0].split` → ("datasets", 0, "split")."""
     parts = re.findall(r"[^.\[\]:]+|\[\d+\]", fate.option.partition(": ")[0])
     return tuple(int(part[1:-1]) if part.startswith("[") else part for part in parts)
@@ -81,7 +81,7 @@ def translate(document: Document, processes: int | None = None) -> Translation:
     Raises ParamsError where pretraining_dataset cannot be read. Unknown options are left out.
     """
     translator = _Translator(document, Document(document.source, {}), [], replicas(document.values, processes))
-    for option, value in sorted(document.values.items(), key=lambda item: item[0] not in LISTS):  # others look at the data sets
+    for option, value in sorted(document.values.items(), key=lambda item: item[0] not in LISTS):  # others look at the datasets
         if value is None:
             translator.tell(option, "not needed", "it is empty, so it has its default")
         else:
@@ -95,7 +95,7 @@ def translate(document: Document, processes: int | None = None) -> Translation:
     return Translation(translator.out, sorted(translator.fates, key=lambda fate: order.get(_head(fate), len(order))))
 
 
-def _head(fate: Fate) -> str:
+def _head(fate: Migration) -> str:
     """The option of the old file that a fate is of: `datasets[0].split` → `datasets`."""
     return re.split(r"[.:\[]", fate.option)[0]
 
@@ -117,7 +117,7 @@ class _Translator:
 
     old: Document
     out: Document
-    fates: list[Fate]
+    fates: list[Migration]
     processes: int | None
 
     def take(self, option: str, value: Any) -> None:
@@ -182,7 +182,7 @@ class _Translator:
             self.tell(option, "kept" if name == option else "renamed", home)
 
     def tell(self, option: str, fate: Any, told: str, *, stops: bool = False) -> None:
-        self.fates.append(Fate(option, fate, told, stops))
+        self.fates.append(Migration(option, fate, told, stops))
 
     def value(self, option: str) -> Any:
         """Of another option of the old file."""
@@ -431,22 +431,22 @@ def _checkpointing(given: _Translator, option: str, value: Any) -> None:
 
 
 def _chat_template(given: _Translator, option: str, value: Any) -> None:
-    """The default of data sets of type chat_template that have none of their own."""
+    """The default of datasets of type chat_template that have none of their own."""
     had = {name for name, entry in _named(given) if entry.keys() & {"chat_template", "chat_template_jinja"}}
     names = [name for name in _conversations(given) if name not in had]
     if not names:
-        given.tell(option, "not needed", "no data set of type chat_template takes it")
+        given.tell(option, "not needed", "no dataset of type chat_template takes it")
         return
     told = values.models_own(value) if option == "chat_template" else ""
     for name in names:
         given.out.values["datasets"][name][option] = values.OWN_TEMPLATE if told else value
         given.out.lines["datasets", name, option] = given.old.lines.get((option,), 0)
-    home = f"{option} of the data set{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    home = f"{option} of the dataset{'s' if len(names) > 1 else ''} {', '.join(names)}"
     given.tell(option, "replaced", f"{home}: {told}" if told else home)
 
 
 def _named(given: _Translator) -> list[tuple[str, dict[str, Any]]]:
-    """The data sets as the old file has them, by their names here: what was put in since is not theirs."""
+    """The datasets as the old file has them, by their names here: what was put in since is not theirs."""
     found, entries = given.out.values.get("datasets"), given.value("datasets")
     if not isinstance(found, dict) or not isinstance(entries, list | dict):
         return []
@@ -455,7 +455,7 @@ def _named(given: _Translator) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _conversations(given: _Translator) -> dict[str, dict[str, Any]]:
-    """Data sets of type chat_template."""
+    """Datasets of type chat_template."""
     found = given.out.values.get("datasets")
     return {n: d for n, d in found.items() if isinstance(d, dict) and d.get("type") == "chat_template"} if isinstance(found, dict) else {}
 

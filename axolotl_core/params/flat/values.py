@@ -2,10 +2,10 @@
 
 from importlib.util import find_spec
 from pathlib import PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
+from axolotl_core.params.optimizers import OPTIMIZERS
 from axolotl_core.params.sharding import SHIPPED
-from axolotl_core.params.training import Optimizers
 
 SAME_OPTIMIZERS = {
     "adamw_8bit": ("adamw_bnb_8bit", "another name of it"),
@@ -53,7 +53,7 @@ def optimizer(name: str) -> tuple[str, str] | None:
     plain = f"adamw_torch_{name.removeprefix('ao_adamw_')}" if name.startswith("ao_adamw_") else name
     if plain in OF_TORCHAO and find_spec("torchao") is None:
         return "adamw_bnb_8bit", OF_TORCHAO[plain]
-    if plain in get_args(Optimizers):
+    if plain in tuple(OPTIMIZERS):
         return plain, "" if plain == name else "another name of it"
     return SAME_OPTIMIZERS.get(name)
 

@@ -1,0 +1,32 @@
+"""What differs between two identities: of an artifact and of now, of a checkpoint and of this run."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+
+class Difference(NamedTuple):
+    """old or new: None where that side has no such entry."""
+
+    name: str
+    old: Any
+    new: Any
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    """Leaves of nested mappings that are not equal, by their dotted names, sorted.
+
+    >>> differences({"training": {"seed": 1, "fp16": True}}, {"training": {"seed": 2, "fp16": True}})
+    [Difference(name='training.seed', old=1, new=2)]
+    """
+    before, after = dict(leaves(old)), dict(leaves(new))
+    names = sorted({*before, *after})
+    return [Difference(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+
+
+def leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Values that are no mappings, with their dotted names; an empty mapping has none."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, values

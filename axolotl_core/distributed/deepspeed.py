@@ -1,0 +1,130 @@
+"""DeepSpeed's ZeRO 1, 2 and 3, through accelerate."""
+
+import contextlib
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin
+from torch import Tensor, nn
+
+from axolotl_core.batches.batch import Inputs
+from axolotl_core.distributed.optimizer_state import full_tensor, unwrap_optimizer
+from axolotl_core.distributed.strategy import OptimizerStates, Strategy
+from axolotl_core.errors import MachineError
+from axolotl_core.models.precision import Precision
+
+
+class DeepSpeed(Strategy):
+    """Weights in the dtype of the forward pass, master weights in fp32 in DeepSpeed's optimizer, which scales fp16 losses itself."""
+
+    name = "deepspeed"
+    can_generate = False
+
+    def __init__(self, accelerator: Accelerator, precision: Precision, max_grad_norm: float, notes: list[str]) -> None:
+        super().__init__(accelerator, precision, max_grad_norm, notes)
+        self.scaler = None
+
+    @property
+    def autocast(self) -> None:
+        """None: DeepSpeed keeps the weights in the dtype of the forward pass."""
+        return
+
+    def clip(self, max_norm: float) -> Any:
+        norm = self.accelerator.clip_grad_norm_([parameter for _, parameter in self.parameters()], max_norm)
+        return 0.0 if norm is None else norm
+
+    def init_optimizer_state(self, inputs: Inputs) -> None:
+        """DeepSpeed has no state before its first step, so it gets one that changes nothing."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        with self.micro_batch(last=True):
+            self.backward(self.objective(inputs.untrained()))
+        self.step()
+
+    def full_weight(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        master = safe_get_full_fp32_param(parameter)
+        return parameter.detach() if master is None else master.detach()
+
+    def load_full_weights(self, saved: dict[str, Tensor]) -> None:
+        self.objective.empty_partition_cache()  # ZeRO 3 may be fetching weights ahead
+        super().load_full_weights(saved)
+
+    def load_full_weight(self, parameter: nn.Parameter, saved: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        safe_set_full_fp32_param(parameter, saved.to(self.device, torch.float32))  # the master weights
+        with _gathered(parameter):
+            parameter.copy_(saved)
+
+    def full_optimizer_states(self) -> OptimizerStates:
+        return {name: self._state_of(parameter) for name, parameter in self.parameters()}
+
+    def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        found: dict[str, Any] = {}
+        for state in unwrap_optimizer(self.optimizer).state.values():
+            for key, value in state.items():
+                if key == "step":
+                    found[key] = full_tensor(value)
+                elif key not in found and (full := safe_get_full_optimizer_state(parameter, key)) is not None:
+                    found[key] = full_tensor(full).view(parameter.ds_shape if hasattr(parameter, "ds_id") else parameter.shape)
+        return found
+
+    def load_full_optimizer_states(self, saved: OptimizerStates) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        for name, parameter in self.parameters():
+            for key, value in saved[name].items():
+                if key == "step":
+                    self._set_step(value)
+                else:
+                    safe_set_full_optimizer_state(parameter, value.to(self.device, torch.float32), key)
+
+    def _set_step(self, step: Any) -> None:
+        for state in unwrap_optimizer(self.optimizer).state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"].copy_(step)
+            else:
+                state["step"] = step
+
+
+def _gathered(parameter: nn.Parameter) -> Any:
+    """The parameter is gathered in this block and partitioned again after it, as rank 0 has changed it: ZeRO 3 only."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+
+
+def plugin(settings: dict[str, Any], precision: Precision, max_grad_norm: float, model: Any) -> DeepSpeedPlugin:
+    """accelerate's settings. Every `auto` of the file is replaced: bucket sizes by the model's width, as transformers does, the
+    rest by params.yaml. Raises MachineError where the package is missing."""
+    width = model.config.hidden_size
+    zero = dict(settings["zero_optimization"])
+    sizes = {
+        "reduce_bucket_size": width * width,
+        "stage3_prefetch_bucket_size": int(0.9 * width * width),
+        "stage3_param_persistence_threshold": 10 * width,
+    }
+    zero |= {key: size for key, size in sizes.items() if zero.get(key) == "auto"}
+    config = {
+        **settings,
+        "zero_optimization": zero,
+        "bf16": {"enabled": torch.bfloat16 in (precision.autocast, precision.trained)},
+        "fp16": {**settings.get("fp16", {}), "enabled": precision.scaled},
+        "gradient_clipping": max_grad_norm,
+        "gradient_accumulation_steps": 1,
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+    try:
+        return DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False)
+    except ImportError as error:
+        raise MachineError(f"machine.deepspeed: the package is missing ({error}); pip install 'axolotl[deepspeed]'") from None

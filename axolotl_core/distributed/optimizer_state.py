@@ -1,0 +1,80 @@
+"""State of a torch optimizer, a parameter at a time: without processes, and back into the optimizer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+
+def unwrap_optimizer(optimizer: Any) -> Any:
+    """The optimizer inside accelerate's and DeepSpeed's wrappers."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def full_tensor(value: Any) -> Any:
+    """A sharded tensor gathered, any tensor on the CPU, any other value as it is."""
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of one parameter, gathered, on the CPU."""
+    return {key: full_tensor(value) for key, value in state.items()}
+
+
+def load_state(optimizer: Optimizer, saved: Mapping[nn.Parameter, Mapping[str, Any]]) -> None:
+    """Give each parameter its state; tensors of a sharded parameter's shape are sharded as it is."""
+    states = {parameter: _sharded_like(parameter, state) for parameter, state in saved.items()}
+    numbered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    document = {
+        "state": {i: states[parameter] for i, parameter in enumerate(numbered) if states[parameter]},
+        "param_groups": optimizer.state_dict()["param_groups"],
+    }
+    optimizer.load_state_dict(document)
+    _keep_dtypes(optimizer, states)
+    _page(optimizer)
+
+
+def _sharded_like(parameter: nn.Parameter, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy, for each parameter has its own step counter."""
+    copied = {key: _clone(value) if isinstance(value, Tensor) else value for key, value in state.items()}
+    if isinstance(parameter, DTensor):
+        for key, value in copied.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                copied[key] = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return copied
+
+
+def _clone(value: Tensor) -> Tensor:
+    """torchao's quantised states are tensors of a class of their own, which knows no clone."""
+    if isinstance(value, DTensor) or not hasattr(value, "__tensor_flatten__"):
+        return value.clone()
+    names, context = value.__tensor_flatten__()
+    inner_tensors = {name: getattr(value, name).clone() for name in names}
+    copied: Tensor = type(value).__tensor_unflatten__(inner_tensors, context, None, None)  # type: ignore[attr-defined]
+    return copied
+
+
+def _keep_dtypes(optimizer: Optimizer, states: Mapping[nn.Parameter, Mapping[str, Any]]) -> None:
+    """torch loads a state in the dtype of its parameter, and adafactor's is fp32 beside weights of bf16."""
+    for parameter, state in states.items():
+        for key, value in state.items():
+            has = optimizer.state[parameter].get(key)
+            if isinstance(has, Tensor) and isinstance(value, Tensor) and has.dtype != value.dtype:
+                optimizer.state[parameter][key] = value.to(has.device)
+
+
+def _page(optimizer: Optimizer) -> None:
+    """bitsandbytes loads the state of a paged optimizer into the GPU's memory; put it back where it can be paged out."""
+    if not getattr(optimizer, "is_paged", False):
+        return
+    for parameter, state in optimizer.state.items():
+        for key in ("state1", "state2"):
+            if key in state:
+                paged = optimizer.get_state_buffer(parameter, dtype=state[key].dtype)  # type: ignore[attr-defined]
+                state[key] = paged.copy_(state[key])

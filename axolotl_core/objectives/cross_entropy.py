@@ -1,0 +1,139 @@
+"""Cross-entropy as a sum over target tokens, with logits only where a label is trained and a few at a time.
+
+    ids      a  b  c  d        position 1 predicts label c, position 2 predicts d:
+    labels   -  -  c  d        the head runs at positions 1 and 2 alone
+
+The sum, not the mean: means of micro-batches with unequal masks must not be averaged.
+
+B rows, T tokens, N target tokens, H features, V vocabulary
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from axolotl_core.batches.batch import Inputs
+from axolotl_core.models.forward import ForwardSpec, forward, hidden, unwrap
+
+CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29, "mps": 2**28}
+"""Logits in fp32 that are held at once. A GPU wants products of a thousand rows and more: 2**29 are 1,046 of 128,256 words."""
+
+
+def hidden_at_targets(model: Any, inputs: Inputs, spec: ForwardSpec) -> Tensor:
+    """What predicts each target label: hidden states (N, H) where the head can be split off, logits (N, V) elsewhere."""
+    if spec.split:
+        return hidden(model, inputs.ids_BT, inputs.positions_BT, spec).flatten(0, 1)[inputs.target_positions_N]
+    length = inputs.ids_BT.shape[1]
+    keep_K, place_N = torch.unique(inputs.target_positions_N % length, return_inverse=True)
+    return forward(model, inputs.ids_BT, inputs.positions_BT, spec, keep_K)[inputs.target_positions_N // length, place_N]
+
+
+def loss_sum(model: Any, inputs: Inputs, spec: ForwardSpec) -> Tensor:
+    """Sum of cross-entropy over the batch's target tokens, in nats, a scalar with a gradient."""
+    states, labels_N = hidden_at_targets(model, inputs, spec), inputs.labels_N
+    if not spec.split:
+        return functional.cross_entropy(states.float(), labels_N, reduction="sum")
+    head = head_of(model)
+    if is_plain(head):
+        total: Tensor = inside(head, lambda: LinearCrossEntropy.apply(states, head.weight, head.bias, labels_N), states)
+        return total
+
+    def of_chunk(states_CH: Tensor, labels_C: Tensor) -> Tensor:
+        return functional.cross_entropy(head(states_CH).float(), labels_C, reduction="sum")
+
+    parts = [checkpoint(of_chunk, states[c], labels_N[c], use_reentrant=False) for c in _chunks(labels_N, head.out_features)]
+    return torch.stack(parts).sum() if parts else head(states).sum().float()
+
+
+def head_of(model: Any) -> Any:
+    """The output layer that is in use: peft trains a copy of one in lora_modules_to_save."""
+    head = unwrap(model).get_output_embeddings()
+    copies = getattr(head, "modules_to_save", {})
+    return copies[head.active_adapter] if copies and not head.disable_adapters else head
+
+
+def is_plain(head: Any) -> bool:
+    """A linear layer without an adapter beside it, not quantised."""
+    return type(head) is torch.nn.Linear
+
+
+def inside(module: torch.nn.Module, function: Callable[[], Any], states: Tensor) -> Any:
+    """Call `function` as the forward pass of `module`, where ZeRO 3 has gathered its weights.
+
+    One call of the module whatever `function` does with it, for processes must call a module equally often.
+    """
+    module.forward = lambda _: function()  # type: ignore[method-assign]
+    try:
+        return module(states)
+    finally:
+        del module.forward
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Σ cross-entropy of h Wᵀ + b, chunk by chunk; the gradient is made in the forward pass while the logits are there.
+
+    ∂/∂logits = softmax - onehot, so no logits are kept or made twice: one chunk is in memory at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
+        kind = states_NH.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VH.dtype
+        of_states, of_weight, of_bias = ctx.needs_input_grad[:3]
+        total = torch.zeros((), device=states_NH.device)
+        grad_NH = torch.zeros_like(states_NH) if of_states else None
+        grad_VH = torch.zeros_like(weight_VH) if of_weight else None
+        grad_V = torch.zeros_like(bias_V) if of_bias else None
+        with torch.autocast(kind, enabled=False):
+            weight = weight_VH.to(dtype)
+            cast_NH = states_NH.to(dtype)
+            for chunk in _chunks(labels_N, len(weight_VH)):
+                states, labels = cast_NH[chunk], labels_N[chunk]
+                logits = functional.linear(states, weight, None if bias_V is None else bias_V.to(dtype)).float()
+                log_total = logits.logsumexp(-1, keepdim=True)
+                total += (log_total - logits.gather(1, labels[:, None])).sum()
+                if of_states or of_weight or of_bias:
+                    slope = logits.sub_(log_total).exp_()
+                    slope.scatter_add_(1, labels[:, None], torch.full_like(log_total, -1.0))
+                    if grad_V is not None:
+                        grad_V += slope.sum(0)
+                    slope = slope.to(dtype)
+                    if grad_NH is not None:
+                        grad_NH[chunk] = slope @ weight
+                    if grad_VH is not None:
+                        grad_VH.addmm_(slope.T, states) if grad_VH.dtype == dtype else grad_VH.add_(slope.T @ states)
+        ctx.save_for_backward(grad_NH, grad_VH, grad_V)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(None if saved is None else saved.mul_(grads[0]) for saved in ctx.saved_tensors), None)
+
+
+def _chunks(labels_N: Tensor, vocabulary: int) -> Iterator[slice]:
+    size = max(1, CHUNK_BYTES.get(labels_N.device.type, 2**28) // (4 * vocabulary))
+    for first in range(0, len(labels_N), size):
+        yield slice(first, first + size)
+
+
+@torch.no_grad()
+def token_losses(model: Any, inputs: Inputs, spec: ForwardSpec) -> tuple[Tensor, Tensor]:
+    """Per target token: loss (N) in nats, whether the likeliest token is the label (N)."""
+    states = hidden_at_targets(model, inputs, spec)
+    head = head_of(model) if spec.split else torch.nn.Identity()
+    plain = head.forward
+
+    def of_all() -> tuple[Tensor, Tensor]:
+        found = [(states.new_zeros(0, dtype=torch.float32), states.new_zeros(0, dtype=torch.bool))]
+        for chunk in _chunks(inputs.labels_N, getattr(head, "out_features", states.shape[-1])):
+            logits_CV, labels_C = plain(states[chunk]).float(), inputs.labels_N[chunk]
+            found.append((functional.cross_entropy(logits_CV, labels_C, reduction="none"), logits_CV.argmax(-1) == labels_C))
+        loss_N, right_N = (torch.cat(column) for column in zip(*found, strict=True))
+        return loss_N, right_N
+
+    both: tuple[Tensor, Tensor] = inside(head, of_all, states)
+    return both

@@ -1,0 +1,109 @@
+"""What one sees of a run: a progress bar (lines where there is no terminal), the rows of plots/train.csv and plots/eval.csv,
+and the loggers: Weights & Biases, TensorBoard.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from axolotl_core.progress import clock
+from axolotl_core.terminal import printable
+from axolotl_core.tracking.logger import Logger
+
+LINE_EVERY_S = 10.0
+VALIDATION = "held_out"
+"""Key of a row of the log with all that an evaluation measured, by dataset too; for evaluate, in no table."""
+
+
+class StepMetrics(NamedTuple):
+    """Over all processes: loss in nats per target token, gradient norm before clipping, tokens with and without a label,
+    padding too, and whether a process was told to stop."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+    stop: bool
+
+
+class Tracker:
+    """Collects a row of the log for the first step and every `logging_steps`, and shows loss, learning rate, tokens/s and time left.
+
+    watch: a step whose loss is above this has a row too, so that a resumed run knows of it; quiet: a process that only trains along.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        log: list[dict[str, Any]],
+        logging_steps: int,
+        loggers: Sequence[Logger] = (),
+        *,
+        watch: float | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.log, self.total, self.logging_steps, self.loggers, self.quiet = log, total, logging_steps, loggers, quiet
+        self.watch = watch
+        self.first, self.started = done, time.monotonic()
+        self.last_line = self.last_step = self.started
+        self.speeds: list[float] = []
+        self.bar = tqdm(total=total, initial=done, unit="step", disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def step(self, step: int, epoch: float, metrics: StepMetrics, learning_rate: float) -> None:
+        """After optimizer step `step` (from 1)."""
+        now = time.monotonic()
+        seconds, self.last_step = max(1e-9, now - self.last_step), now
+        speed = metrics.tokens / seconds
+        self.speeds.append(speed)
+        if step % self.logging_steps == 0 or step in (1, self.total) or (self.watch is not None and metrics.loss > self.watch):
+            row = {"step": step, "epoch": round(epoch, 4), "loss": metrics.loss, "learning_rate": learning_rate}
+            row |= {"grad_norm": metrics.grad_norm, "tokens_per_s": round(speed, 1), "step_s": round(seconds, 4)}
+            self._add(row | {"memory_gib": round(peak_memory() / 2**30, 3)})
+        self.bar.set_postfix(loss=f"{metrics.loss:.3f}", lr=f"{learning_rate:.1e}", tokens_s=f"{speed:.0f}", refresh=False)
+        self.bar.update()
+        if self.bar.disable and (now - self.last_line >= LINE_EVERY_S or step == self.total):
+            self.last_line = now
+            left = (now - self.started) / max(1, step - self.first) * (self.total - step)
+            line = f"step {step}/{self.total}  loss {metrics.loss:.3f}  lr {learning_rate:.1e}  {speed:,.0f} tokens/s"
+            self.print(f"{line}  {clock(left)} left")
+
+    def evaluated(self, step: int, found: dict[str, Any]) -> None:
+        """The metrics of the validation rows after `step`, as `evaluate` gives them; 0 is before training."""
+        row = {"step": step, **{f"eval_{name}": found[name] for name in ("loss", "perplexity", "accuracy")}}
+        self._add(row | {VALIDATION: found})
+        self.print(f"step {step}/{self.total}  eval_loss {found['loss']:.4f}")
+        self.pause()
+
+    def pause(self) -> None:
+        """What went on since the last step, an evaluation or a checkpoint, is no training time."""
+        self.last_step = time.monotonic()
+
+    def print(self, line: str) -> None:
+        if not self.quiet:
+            tqdm.write(f"  {printable(line)}", file=sys.stderr if not self.bar.disable else sys.stdout)
+            sys.stdout.flush()
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Median over the steps of this process, tokens of the training rows."""
+        return round(sorted(self.speeds)[len(self.speeds) // 2], 1) if self.speeds else 0.0
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.log.append(row)
+        for logger in self.loggers:
+            logger.log({name: value for name, value in row.items() if name != VALIDATION})
+
+
+def peak_memory() -> int:
+    """Bytes: the most that was allocated on the GPU, or that this process took of the machine's memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
