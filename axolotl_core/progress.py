@@ -1,4 +1,4 @@
-"""ForwardSpec far something is that takes its time: nothing for five seconds, then a bar in a terminal, or a line every ten seconds."""
+"""How far something is that takes its time: nothing for five seconds, then a bar in a terminal, or a line every ten seconds."""
 
 import sys
 import time

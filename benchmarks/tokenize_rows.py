@@ -1,8 +1,8 @@
-"""fetch and tokenize of 50,000 rows (about 10 M tokens) as alpaca, sharegpt and chat_template, each against its unwrap loop.
+"""fetch and tokenize of 50,000 rows (about 10 M tokens) as alpaca, sharegpt and chat_template, each against its bare loop.
 
     python benchmarks/tokenize_rows.py
 
-The unwrap loop reads the file, makes the texts (chat_template: with transformers' apply_chat_template) and calls
+The bare loop reads the file, makes the texts (chat_template: with transformers' apply_chat_template) and calls
 encode_batch_fast on a thousand rows at a time, with all cores; it makes no labels and keeps nothing. Rounds alternate
 and medians are compared; the stage has an empty row cache and Python's start is part of it. Peak memory is that of all
 processes together, for growing numbers of rows.
@@ -60,7 +60,7 @@ def make_rows(path: Path, count: int, kind: str) -> None:
 
 
 def texts_of(kind: str, tokenizer: Path) -> Callable[[dict[str, Any]], list[str]]:
-    """What a unwrap loop would encode of a row."""
+    """What a bare loop would encode of a row."""
     if kind == "chat_template":
         from transformers import AutoTokenizer
 
@@ -89,7 +89,7 @@ def blocks(rows: Path) -> Iterator[list[bytes]]:
 
 
 def unwrap(rows: Path, kind: str, tokenizer: Path) -> float:
-    """Seconds of the unwrap loop."""
+    """Seconds of the bare loop."""
     backend, texts = read_tokenizer(tokenizer).backend, texts_of(kind, tokenizer)
     backend.encode_batch_fast(["warm"], add_special_tokens=False)
     started = time.perf_counter()
@@ -158,7 +158,7 @@ def main() -> None:
         heads = [
             "type",
             "M tokens",
-            "unwrap s",
+            "bare s",
             "tokenize s",
             "fetch s",
             "tokenize M tokens/s",

@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py      where pack and fetch-model have run, such as after `make quickstart`
 
-The unwrap loop is what one would write in twenty lines: the same model, LoRA, packed rows and optimizer, logits for
+The bare loop is what one would write in twenty lines: the same model, LoRA, packed rows and optimizer, logits for
 every token. Steps of the two alternate, so that what else the machine does meets both; medians are compared.
 """
 
@@ -88,7 +88,7 @@ def main() -> None:
     print(f"{params.model.base_model}, {params.adapter.adapter}, {tokens:,} tokens per step, {torch.get_num_threads()} threads")
     print(f"median of {STEPS} steps; largest difference of the losses {apart:.1e}\n")
     table(
-        ["what", "seconds a step", "tokens/s", "÷ unwrap loop"],
+        ["what", "seconds a step", "tokens/s", "÷ bare loop"],
         [
             ["unwrap PyTorch loop", f"{bare_s:.2f}", f"{tokens / bare_s:.0f}", "1.00"],
             ["axolotl's step", f"{ours_s:.2f}", f"{tokens / ours_s:.0f}", f"{bare_s / ours_s:.2f}"],

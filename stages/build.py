@@ -1,4 +1,4 @@
-"""One step: whether it is up to date, and how its artifact is made, found again, and put in place whole.
+"""How one step's artifact is made, found again, and put in place complete.
 
 1. verify   every file of every input against its manifest
 2. build    beside the artifact, by the stage's own function, which sees the inputs as they were digested and nothing else
@@ -9,8 +9,10 @@
 import importlib
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,32 +29,9 @@ from axolotl_core.params.paths import path_in
 from axolotl_core.sources import outside, steady
 from axolotl_core.stages.graph import Step, makers, steps
 from axolotl_core.stages.job import Job, Project, Result
-from axolotl_core.stages.keys import artifacts_read, digest_of, identity, inputs, read_outside
+from axolotl_core.stages.keys import artifacts_read, digest_of, identity, inputs, read_outside, visible_params
 
 PROVENANCE = ("axolotl", "torch", "transformers", "peft", "accelerate", "tokenizers", "pyarrow")
-
-
-def up_to_date(project: Project, step: Step, key: str) -> bool:
-    """Whether the artifact of this key is there as it was made, with its metrics and plots."""
-    try:
-        made = record.read(project.artifacts / step.key_file)
-        return bool(made["key"] == key) and set(made["also"]) == set(step.also) and not wrong(project, step, made)
-    except (OSError, ArtifactError, DataError):
-        return False
-
-
-def wrong(project: Project, step: Step, made: Mapping[str, Any]) -> dict[str, str]:
-    """Path below artifacts/ → what is wrong with it, of what a step made. made: its record."""
-    try:
-        right = made["output"] == manifest.digest_of(manifest.verify(project.artifacts / step.output, project.stats.digest))
-    except ArtifactError as error:
-        return {step.output: str(error)}
-    found = {} if right else {step.output: "it is not the one that its record is of"}
-    for path in step.also:
-        file = project.artifacts / path
-        if not file.is_file() or project.stats.digest(file) != made["also"].get(path):
-            found[path] = "it is not what its stage wrote"
-    return found
 
 
 def restore(project: Project, step: Step, key: str) -> bool:
@@ -75,6 +54,7 @@ def restore(project: Project, step: Step, key: str) -> bool:
 
 def build(project: Project, params: Params, step: Step, branch: Path | None = None, *, force: bool = False) -> Result:
     """Run the stage's function and publish what it made, under the key of the inputs as they are now."""
+    started, started_s = datetime.now(UTC), time.monotonic()
     what = identity(project, params, step, branch)
     ancestors = lineage(project, {path: what["inputs"][path] for path in artifacts_read(params, step)})
     with building(project.artifacts / step.output) as folder:
@@ -93,7 +73,11 @@ def build(project: Project, params: Params, step: Step, branch: Path | None = No
             "also": {path: digest_file(file) for path, file in also.items()},
             "versions": versions(),
             "lineage": ancestors,
-            **({"work": dict(result.work)} if result.work else {}),
+            "work": {
+                "at": started.isoformat(timespec="seconds"),
+                "took_s": round(time.monotonic() - started_s, 2),
+                **result.work,
+            },
         }
         store.put(project.store, made, out, also)
         _publish(project, step, out, also, made)
@@ -161,9 +145,7 @@ def _job(
     """
     names = tuple(sorted(params.datasets))
     check = (lambda: _unchanged(project, params, step, what, branch)) if writes else lambda: None
-    job = Job(
-        step, visible_params(params, step), project, folder, folder / "artifact", also, what["key"], what, branch, names, force, check
-    )
+    job = Job(step, _sections(params, step), project, folder, folder / "artifact", also, what["key"], what, branch, names, force, check)
     job.out.mkdir(exist_ok=True)
     digests = what["inputs"]
     for path in artifacts_read(params, step):
@@ -210,11 +192,11 @@ def lineage(project: Project, read: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def visible_params(params: Params, step: Step) -> SimpleNamespace:
+def _sections(params: Params, step: Step) -> SimpleNamespace:
     """The declared sections by name (`dataset` for an `each` stage), and those that say how and what is shown, never what."""
-    view = {name: getattr(params, name) for name in (*step.stage.sections, "machine", "tracking", "evaluation")}
+    view = {name: getattr(params, name) for name in ("machine", "tracking", "evaluation")} | visible_params(params, step)
     if step.dataset:
-        view["dataset"] = view.pop("datasets")[step.dataset]
+        view["dataset"] = view.pop("datasets")
     return SimpleNamespace(**view)
 
 

@@ -9,15 +9,20 @@ raise it when the same inputs give other bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from io import StringIO
 from types import MappingProxyType
+from typing import Any
 
 from ruamel.yaml import YAML
 
 from axolotl_core.errors import ParamsError, nearest
+from axolotl_core.params.datasets import SOURCE, Dataset
+from axolotl_core.params.model import Model
 
 ARTIFACTS = "artifacts"
+ALL = None
 DATA = "data"
 """The folder that DVC watches for the user's own files."""
 
@@ -30,7 +35,9 @@ class Stage:
     script: str
     """`module:function`, imported only when the stage runs."""
     revision: int
-    sections: tuple[str, ...]
+    sections: Mapping[str, frozenset[str] | None] = field(hash=False)
+    """Section of params.yaml → which of its options the stage reads, ALL of them or some. Others stand at their defaults in what it
+    is given, and are no part of its key; DVC depends on the section."""
     inputs: tuple[str, ...]
     output: str
     also: tuple[str, ...] = ()
@@ -67,27 +74,52 @@ class Step:
         return f"keys/{self.output}.json"
 
 
+READING = frozenset(Dataset.model_fields) - SOURCE
+"""Options that say what is made of a row."""
+PINNED = frozenset({"base_model", "model_revision"})
+"""Options that say which files of a base model there are."""
+QUANTISED = frozenset({"load_in_8bit", "load_in_4bit", "gptq", "gptq_groupsize", "gptq_model_v1"})
+ROWS = frozenset({"resize_token_embeddings_to_32x"})
+FETCHED = PINNED | {"base_model_ignore_patterns", "model_type", "trust_remote_code"}
+
 STAGES = (
-    Stage("fetch", "axolotl_core.stages.fetch:dataset", 4, ("datasets",), (), "raw/{}", each=True, outside="dataset"),
-    Stage("fetch-tokenizer", "axolotl_core.stages.fetch:tokenizer", 4, ("tokenizer", "model"), (), "tokenizer", outside="tokenizer"),
-    Stage("fetch-model", "axolotl_core.stages.fetch:model", 2, ("model",), (), "base", outside="model"),
+    Stage(
+        "fetch",
+        "axolotl_core.stages.fetch:dataset",
+        4,
+        {"datasets": SOURCE - {"held_out"}},
+        (),
+        "raw/{}",
+        each=True,
+        outside="dataset",
+    ),
+    Stage(
+        "fetch-tokenizer",
+        "axolotl_core.stages.fetch:tokenizer",
+        4,
+        {"tokenizer": ALL, "model": PINNED},
+        (),
+        "tokenizer",
+        outside="tokenizer",
+    ),
+    Stage("fetch-model", "axolotl_core.stages.fetch:model", 2, {"model": FETCHED}, (), "base", outside="model"),
     Stage(
         "tokenize",
         "axolotl_core.stages.tokenize:run",
         4,
-        ("datasets", "prompt"),
+        {"datasets": READING, "prompt": ALL},
         ("raw/{}", "tokenizer"),
         "tokens/{}",
         also=("metrics/masks/{}.json", "plots/lengths/{}.csv"),
         each=True,
         outside="format",
     ),
-    Stage("pack", "axolotl_core.stages.pack:run", 2, ("datasets", "packing"), ("tokens",), "packed"),
+    Stage("pack", "axolotl_core.stages.pack:run", 2, {"datasets": frozenset({"held_out"}), "packing": ALL}, ("tokens",), "packed"),
     Stage(
         "train",
         "axolotl_core.stages.train:run",
         3,
-        ("model", "adapter", "training"),
+        {"model": frozenset(Model.model_fields) - FETCHED | {"base_model"}, "adapter": ALL, "training": ALL},
         ("packed", "tokens", "tokenizer", "base"),
         "adapter",
         also=("metrics/summary.json", "metrics/train.json", "metrics/held_out.json", "plots/train.csv", "plots/eval.csv"),
@@ -97,17 +129,17 @@ STAGES = (
         "evaluate",
         "axolotl_core.stages.evaluate:run",
         3,
-        ("model", "evaluation"),
+        {"model": QUANTISED | ROWS, "evaluation": ALL},
         ("adapter", "packed", "tokens", "tokenizer", "base", "metrics/held_out.json"),
         "evaluation",
         also=("metrics/evaluate.json",),
     ),
-    Stage("merge", "axolotl_core.stages.merge:run", 3, ("model",), ("adapter", "base", "tokenizer"), "merged"),
+    Stage("merge", "axolotl_core.stages.merge:run", 3, {"model": ROWS}, ("adapter", "base", "tokenizer"), "merged"),
     Stage(
         "export",
         "axolotl_core.stages.export:run",
         2,
-        ("datasets", "export"),
+        {"datasets": READING, "export": ALL},
         ("merged", "tokenizer", "metrics/train.json", "keys/adapter.json"),
         "export",
         outside="format",
@@ -125,38 +157,43 @@ def sections_wanted() -> list[str]:
 def dvc_yaml(datasets: Iterable[str], files: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
     """dvc.yaml as the table says it. files: what is read beside params.yaml, by the stage's `outside`.
 
-    Whole sections are depended on: DVC removes outs before it finds that a param is missing. Tokens are depended on by dataset,
+    Sections are depended on as a whole: DVC removes outs before it finds that a param is missing. Tokens are depended on per dataset,
     not by the folder that holds them all: another params file may have left tokens of its own there.
     """
     names = sorted(datasets)
-    lines = ["# Generated from the stage table by `axolotl upgrade`; edit params.yaml, not this file.", "stages:"]
-    for stage in STAGES:
-        key = "${key}" if stage.each else ""
-        name = f"{stage.name}@{key}" if stage.each else stage.name
-        pad = "      " if stage.each else "    "
-        lines.append(f"  {stage.name}:")
-        if stage.each:
-            lines += ["    foreach: ${datasets}", "    do:"]
-        lines.append(f"{pad}cmd: axolotl stage {name} --only --revision {stage.revision}")
-        deps = [f"{ARTIFACTS}/{path.replace('{}', key)}" for path in _expanded(stage.inputs, names)] or ([DATA] if stage.each else [])
-        deps += sorted(files.get(stage.outside or "", ()))
-        if deps:
-            lines += [f"{pad}deps:", *(f"{pad}  - {dep}" for dep in deps)]
-        params = [f"{name}.{key}" if name == "datasets" and stage.each else name for name in stage.sections]
-        lines += [f"{pad}params:", *(f"{pad}  - {param}" for param in params)] if params else []
-        output = stage.output.replace("{}", key)
-        beside = [path.replace("{}", key) for path in stage.also]
-        outs = [output, f"keys/{output}.json", *([] if stage.each else beside)]
-        lines += [f"{pad}outs:", *(f"{pad}  - {ARTIFACTS}/{path}" for path in outs)]
-        if stage.each and beside:  # such files have no names outside the stage
-            lines += [f"{pad}  - {ARTIFACTS}/{path}" for path in beside if not path.startswith("plots/")]
-            plots = [path for path in beside if path.startswith("plots/")]
-            lines += [f"{pad}plots:", *(f"{pad}  - {ARTIFACTS}/{path}:\n{pad}      x: tokens\n{pad}      y: rows" for path in plots)]
-    lines += ["metrics:", f"  - {ARTIFACTS}/{METRICS}", "plots:"]
-    for title, sources in PLOTS.items():
-        lines += [f"  - {title}:", "      x: step", f"      y_label: {title}", "      y:"]
-        lines += [f"        {ARTIFACTS}/{file}: {column}" for file, column in sources.items()]
-    return "\n".join(lines) + "\n"
+    document = {
+        "stages": {stage.name: _for_each(stage, _dvc_stage(stage, names, files)) for stage in STAGES},
+        "metrics": [f"{ARTIFACTS}/{METRICS}"],
+        "plots": [
+            {title: {"x": "step", "y_label": title, "y": {f"{ARTIFACTS}/{file}": column for file, column in sources.items()}}}
+            for title, sources in PLOTS.items()
+        ],
+    }
+    yaml, out = YAML(), StringIO()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 10**6
+    yaml.dump(document, out)
+    return "# Generated from the stage table by `axolotl upgrade`; edit params.yaml, not this file.\n" + out.getvalue()
+
+
+def _for_each(stage: Stage, entry: dict[str, Any]) -> dict[str, Any]:
+    return {"foreach": "${datasets}", "do": entry} if stage.each else entry
+
+
+def _dvc_stage(stage: Stage, datasets: Sequence[str], files: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """A stage as DVC has it; `${key}` is the dataset's name. Without its empty lists."""
+    step = Step(stage, "${key}" if stage.each else None)
+    deps = [f"{ARTIFACTS}/{path}" for path in _expanded(map(step.path, stage.inputs), datasets)] or ([DATA] if stage.each else [])
+    also = [f"{ARTIFACTS}/{path}" for path in step.also]
+    plots = [path for path in also if stage.each and path.startswith(f"{ARTIFACTS}/plots/")]  # the others are in PLOTS
+    entry = {
+        "cmd": f"axolotl stage {step.name} --only --revision {stage.revision}",
+        "deps": deps + sorted(files.get(stage.outside or "", ())),
+        "params": [f"{name}.{step.dataset}" if name == "datasets" and stage.each else name for name in stage.sections],
+        "outs": [f"{ARTIFACTS}/{path}" for path in (step.output, step.key_file)] + [path for path in also if path not in plots],
+        "plots": [{path: {"x": "tokens", "y": "rows"}} for path in plots],
+    }
+    return {name: value for name, value in entry.items() if value}
 
 
 def watched(dvc_yaml: str, stage: str, path: str) -> bool:
@@ -165,7 +202,7 @@ def watched(dvc_yaml: str, stage: str, path: str) -> bool:
     return path in stages[stage].get("do", stages[stage]).get("deps", ())
 
 
-def _expanded(inputs: Sequence[str], datasets: Sequence[str]) -> list[str]:
+def _expanded(inputs: Iterable[str], datasets: Sequence[str]) -> list[str]:
     """`tokens` is the tokens of every dataset."""
     return [path for name in inputs for path in ([f"tokens/{data}" for data in datasets] if name == "tokens" else [name])]
 

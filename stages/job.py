@@ -83,7 +83,7 @@ class Result:
     """Content facts for the manifest, a sentence for the user, and what to do once the artifact is in place."""
 
     facts: dict[str, Any]
-    said: str
+    summary: str
     on_published: Callable[[], None] = lambda: None
     work: Mapping[str, int] = field(default_factory=dict)
     """What it took, which differs from run to run: kept in the key file, and no part of the lineage."""

@@ -1,73 +1,130 @@
-"""What a run would do, and why, without doing it."""
+"""What a run would do, and why: a pure function of what steps are made of now and of what was recorded when they ran.
 
-from collections.abc import Iterator
-from typing import Any
+    its key is that of its record, its artifact is as it was made            up-to-date
+    its key is another one, or its artifact is missing or damaged            run
+    what it reads is not here, and no step that would run makes it           missing-input
 
-from axolotl_core.artifacts import record, store
-from axolotl_core.errors import ArtifactError, DataError, ModelError
-from axolotl_core.params.params import Params
-from axolotl_core.stages.build import up_to_date
-from axolotl_core.stages.graph import Step, makers, steps
-from axolotl_core.stages.job import Project
-from axolotl_core.stages.keys import inputs, key_of, sections
+`axolotl stage` executes this, step by step as inputs are made; `axolotl plan`, `why` and `check` print it.
+"""
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-def plan(project: Project, params: Params) -> Iterator[tuple[Step, str | None]]:
-    """Every step in an order in which they can run, with the reason why it would run; None where it is up to date."""
-    running: set[Step] = set()
-    every = steps(params.datasets)
-    for step in every:
-        before = [maker.name for maker in makers(step, every) if maker in running]
-        reason = _reason(project, params, step, before)
-        if reason is not None:
-            running.add(step)
-        yield step, reason
+from axolotl_core.artifacts.difference import differences
+from axolotl_core.errors import AxolotlError
+from axolotl_core.stages.graph import Step
+from axolotl_core.stages.keys import key_of
+
+State = Literal["up-to-date", "run", "missing-input"]
 
 
-def changed(project: Project, params: Params) -> list[str]:
-    """What of params.yaml is not as it was when the adapter in artifacts/ was trained."""
-    train = next(step for step in steps(params.datasets) if step.stage.name == "train")
-    try:
-        return _of_params(record.read(project.artifacts / train.key_file)["params"], sections(params, train))
-    except ArtifactError:
-        return []
+@dataclass(frozen=True)
+class Cause:
+    """One reason why a step is not up to date. old, new: None where there is none, or where it is not known yet.
+
+    option    of params.yaml, `training.learning_rate`; None: unset
+    file      outside artifacts/, by digest
+    revision  of the stage: the installed axolotl makes other bytes
+    input     an artifact, by digest; new is None where a step that would run makes it
+    missing   what is not there: an input, the artifact itself, or a file of it that is not as it was made
+    """
+
+    kind: Literal["option", "file", "revision", "input", "missing"]
+    name: str
+    old: Any = None
+    new: Any = None
 
 
-def _reason(project: Project, params: Params, step: Step, before: list[str]) -> str | None:
-    """before: the names of the steps that it reads and that would run."""
-    if before:
-        return f"{', '.join(before[:3])}{', …' if before[3:] else ''} run{'s' if len(before) == 1 else ''}"
-    try:
-        key = key_of(project, params, step)
-        if up_to_date(project, step, key):
-            return None
-        if store.has(project.store, key):
-            return "its result is kept in .axolotl/store and is put in place"
-        if not (project.artifacts / step.key_file).is_file():
-            return "it has not run yet"
-        found = _differences(project, params, step, record.read(project.artifacts / step.key_file))
-    except (ArtifactError, DataError, ModelError) as error:
-        return str(error)
-    return "; ".join(found) or "its artifact is missing or damaged"
+@dataclass(frozen=True)
+class Made:
+    """A record of an artifact: how it was made, and the digest of the record's own file."""
+
+    record: Mapping[str, Any]
+    digest: str
+
+    def outputs(self, step: Step) -> dict[str, str]:
+        """Path → digest of all that the step made."""
+        return {step.output: self.record["output"], **self.record["also"], step.key_file: self.digest}
 
 
-def _differences(project: Project, params: Params, step: Step, made: dict[str, Any]) -> list[str]:
-    """What is not as it was when the step ran, as sentences."""
-    now, was = inputs(project, params, step), made["inputs"]
-    found = [] if made["revision"] == step.stage.revision else [f"revision {made['revision']} → {step.stage.revision}"]
-    found += [f"{name} changed" for name in sorted({*now, *was}) if now.get(name) != was.get(name)]
-    return [*found, *_of_params(made["params"], sections(params, step))]
+@dataclass(frozen=True)
+class Observed:
+    """A step as the project has it now."""
+
+    options: Mapping[str, Any]
+    """What of params.yaml enters its key."""
+    inputs: Mapping[str, str | None]
+    """Artifact → digest, None where it is not there."""
+    outside: Mapping[str, str]
+    """What it reads from outside artifacts/ → digest."""
+    error: AxolotlError | None = None
+    """Why `outside` is not known."""
+    made: Made | None = None
+    damage: Mapping[str, str] = field(default_factory=dict)
+    """Path → what is wrong with what the record is of."""
 
 
-def _of_params(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old, new = dict(_leaves(was)), dict(_leaves(now))
-    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    return [f"{name} {old.get(name, 'unset')} → {new.get(name, 'unset')}" for name in names]
+@dataclass(frozen=True)
+class Planned:
+    """What a run would do with a step. key: None where an input is not known yet.
+
+    kept: the finished result of this key in .axolotl/store, which is put in place instead of running.
+    """
+
+    step: Step
+    state: State
+    because: tuple[Cause, ...] = ()
+    key: str | None = None
+    made: Made | None = None
+    kept: Made | None = None
+    error: AxolotlError | None = None
 
 
-def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(values, dict):
-        for key, value in values.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, values
+def plan(steps: Iterable[Step], observe: Callable[[Step], Observed], kept: Callable[[str], Made | None]) -> Iterator[Planned]:
+    """Every step in an order in which they can run. kept: the finished result of a key, if there is one."""
+    outputs: dict[str, str | None] = {}
+    for step in steps:
+        planned = decide(step, observe(step), kept, outputs)
+        if planned.state == "run":
+            made = planned.kept.outputs(step) if planned.kept else dict.fromkeys((step.output, *step.also, step.key_file))
+            outputs |= made
+        yield planned
+
+
+def decide(step: Step, now: Observed, kept: Callable[[str], Made | None], outputs: Mapping[str, str | None] | None = None) -> Planned:
+    """What to do with one step. outputs: what steps before it will make, path → digest, None where that is not known yet."""
+    outputs = outputs or {}
+    inputs = {path: outputs.get(path, digest) for path, digest in now.inputs.items()}
+    absent = [Cause("missing", path) for path, digest in inputs.items() if digest is None and path not in outputs]
+    if now.error is not None:
+        absent.append(Cause("missing", str(now.error)))
+    if absent:
+        return Planned(step, "missing-input", tuple(absent), made=now.made, error=now.error)
+    because = tuple(_causes(step, now, inputs))
+    if unknown := [path for path, digest in inputs.items() if digest is None]:
+        made = now.made.record["inputs"] if now.made else {}
+        causes = (*(cause for cause in because if cause.kind != "missing"), *(Cause("input", path, made.get(path)) for path in unknown))
+        return Planned(step, "run", causes if now.made else because or causes, made=now.made)
+    key = key_of(step, now.options, {path: str(digest) for path, digest in inputs.items()} | dict(now.outside))
+    if now.made and now.made.record["key"] == key and not now.damage:
+        return Planned(step, "up-to-date", key=key, made=now.made)
+    return Planned(step, "run", because, key, now.made, kept(key))
+
+
+def _causes(step: Step, now: Observed, inputs: Mapping[str, str | None]) -> Iterator[Cause]:
+    """How a step differs from its record, as far as it is known; that it has not run, or what is wrong with its artifact."""
+    if now.made is None:
+        yield Cause("missing", step.output)
+        return
+    was = now.made.record
+    if was["revision"] != step.stage.revision:
+        yield Cause("revision", step.stage.name, was["revision"], step.stage.revision)
+    for found in differences(was["params"], now.options):
+        yield Cause("option", f"datasets.{step.dataset}{found.name.removeprefix('datasets')}" if step.dataset else found.name, *found[1:])
+    recorded = was["inputs"]
+    for name in sorted({*recorded, *inputs, *now.outside}):
+        if recorded.get(name) != (new := {**now.outside, **inputs}.get(name)) and not (name in inputs and new is None):
+            yield Cause("input" if name in inputs else "file", name, recorded.get(name), new)
+    for path, told in now.damage.items():
+        yield Cause("missing", path, new=told)

@@ -1,21 +1,18 @@
-"""How a stage is run: key, up to date or not, inputs verified, built aside, put in place whole.
+"""Running the pipeline: the plan, executed step by step as inputs are made.
 
-1. key      stage, revision, the sections it declares, the content digests of its inputs
-2. skip     if keys/<output>.json has this key and the artifact is the one it was written for
-3. find     in .axolotl/store, which keeps finished results by key: DVC removes a stage's outs before it calls us
-4. build    see build.py
+1. decide   plan.py: up to date, kept from before, or to run
+2. restore  from .axolotl/store, which keeps finished results by key: DVC removes a stage's outs before it calls us
+3. build    build.py; steps of datasets side by side, each as soon as what it reads is there
 """
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 
 from axolotl_core import terminal, world
 from axolotl_core.artifacts import store
@@ -23,115 +20,140 @@ from axolotl_core.artifacts.scratch import sweep
 from axolotl_core.errors import ArtifactError, AxolotlError, MachineError
 from axolotl_core.params.fallbacks import settle
 from axolotl_core.params.params import Params
-from axolotl_core.stages.build import build, remember, restore, take_part, up_to_date
-from axolotl_core.stages.graph import Step, chosen, upstream
+from axolotl_core.stages import keys
+from axolotl_core.stages.build import build, remember, restore, take_part
+from axolotl_core.stages.graph import Step, chosen, makers, upstream
 from axolotl_core.stages.job import Project
-from axolotl_core.stages.keys import key_of
 from axolotl_core.stages.launch import launch, processes_of
+from axolotl_core.stages.plan import decide
+from axolotl_core.stages.survey import Survey
 
 
 def run(project: Project, params: Params, name: str, *, only: bool = False, force: bool = False, branch: Path | None = None) -> int:
-    """Bring a stage up to date, and all it reads unless `only`; prints a line a stage, returns how many were run.
+    """Bring a stage up to date, and all it reads unless `only`; prints a line per step, returns how many were run.
 
-    Stages that exist per dataset run side by side, in processes of their own. train starts itself under torchrun
-    where params.yaml or the GPUs ask for several processes; in such a process only train itself is run. branch: a
-    checkpoint that train resumes from.
+    train starts itself under torchrun where params.yaml or the GPUs ask for several processes; in such a process only train itself is
+    run. branch: a checkpoint that train resumes from.
     """
     targets = chosen(name, params.datasets)
+    chain = targets if only else upstream(targets, params.datasets)
     _sweep(project, targets)
-    with Pool(project, params) as pool:
-        built = _waves(project, params, targets, pool, only=only, force=force, branch=branch)
+    with ExitStack() as stack:
+        built = Execution(project, params, chain, targets if force else (), branch, stack).run()
     if built and world.rank() == 0:
         for old in store.superseded(store.results(project.store)):
             store.remove(old.folder)
     return built
 
 
-def _waves(project: Project, params: Params, targets: Sequence[Step], pool: "Pool", *, only: bool, force: bool, branch: Path | None) -> int:
-    """Stage by stage; the steps of one do not read each other."""
-    built = 0
-    for _, wave in groupby(targets if only else upstream(targets, params.datasets), key=lambda step: step.stage.name):
-        stale = []
-        for step in wave:
-            key = key_of(project, params, step, branch)
-            again = force and step in targets
-            if not again and up_to_date(project, step, key):
-                say(step, "up to date")
-            elif not again and not world.launched() and restore(project, step, key):
-                say(step, "made before, from .axolotl/store")
-                built += 1
-            else:
-                stale.append(step)
-        if stale and stale[0].stage.name == "train":
-            params, notices = settle(params)
-            for notice in notices if world.rank() == 0 else ():
-                terminal.say(f"  {notice}")
-        if world.launched():
-            for step in stale:
-                together(project, params, step, branch, trained_here=step in targets, force=force)
-            built += len(stale)
-            continue
-        if stale and stale[0].stage.name == "train" and (count := processes_of(params)) is not None:
-            for step in stale:
-                remember(project, params, step)
-            launch(project, params, count, force=force, branch=branch)
-            built += 1
-            continue
-        if min(len(stale), pool.processes) > 1:
-            pool.build(stale)
-        else:
-            for step in stale:
-                say(step, build(project, params, step, branch, force=force and step in targets).said)
-        built += len(stale)
-    return built
+class Execution:
+    """Steps on their way. chain: in an order in which they can run; forced: those that run although they are up to date."""
 
-
-def together(project: Project, params: Params, step: Step, branch: Path | None, *, trained_here: bool, force: bool) -> None:
-    """One of several processes: rank 0 builds as ever, the others train along and write nothing."""
-    if step.stage.name != "train" or not trained_here:
-        raise ArtifactError(f"{step.name} is out of date; run `axolotl stage {step.name}` first, in one process")
-    if world.rank() == 0:
-        say(step, build(project, params, step, branch, force=force).said)
-        return
-    take_part(project, params, step, branch, force=force)
-
-
-class Pool:
-    """Processes that build steps side by side, started when there is the first work for them, and kept for the next stage."""
-
-    def __init__(self, project: Project, params: Params) -> None:
+    def __init__(
+        self, project: Project, params: Params, chain: Sequence[Step], forced: Sequence[Step], branch: Path | None, stack: ExitStack
+    ) -> None:
+        self.project, self.params, self.chain, self.forced, self.branch, self.stack = project, params, chain, forced, branch, stack
         self.processes = min(len(params.datasets), params.machine.dataset_processes or os.cpu_count() or 1)
-        self.params = params.model_copy(update={"machine": params.machine.model_copy(update={"dataset_processes": 1})})
-        self.project, self.stack = project, ExitStack()
+        self.waiting, self.built = list(chain), 0
+        self.before = {step: set(makers(step, chain)) & set(chain) for step in chain}
+        self.running: dict[Future[str], Step] = {}
+        self.errors: list[AxolotlError] = []
 
-    def __enter__(self) -> "Pool":
-        return self
+    def run(self) -> int:
+        """All steps; how many were not up to date. What one of them raises stops none that is running."""
+        while self.waiting and not self.errors:
+            stale = self._ready()
+            side_by_side = [step for step in stale if step.stage.each]
+            if min(len(side_by_side) + len(self.running), self.processes) > 1:
+                self.running |= {self.executor.submit(_build, step): step for step in side_by_side}
+                stale = [step for step in stale if step not in side_by_side]
+            for step in stale:
+                self._here(step)
+            if self.running and not stale:
+                self._collect()
+        while self.running:
+            self._collect()
+        if self.errors:
+            raise self.errors[0] if len(self.errors) == 1 else type(self.errors[0])("\n".join(map(str, self.errors)))
+        return self.built
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stack.close()
+    def _ready(self) -> list[Step]:
+        """Steps to build whose inputs are made; those that are up to date or kept are done with on the way."""
+        stale = []
+        for step in list(self.waiting):
+            unmade = self.before[step] & {*self.waiting, *self.running.values(), *stale}
+            if not unmade:
+                self.waiting.remove(step)
+                if not self._is_done(step):
+                    stale.append(step)
+        return stale
+
+    def _is_done(self, step: Step) -> bool:
+        if step in self.forced:
+            return False
+        survey = Survey(self.project, self.params, self.branch)
+        planned = decide(step, survey.observe(step), survey.kept)
+        match planned.state:
+            case "missing-input":
+                keys.inputs(self.project, self.params, step, self.branch)  # says what is missing
+                raise planned.error or ArtifactError(f"{planned.because[0].name}: is missing")
+            case "up-to-date":
+                _print(step, "up to date")
+                return True
+        if world.launched() or not planned.kept or not planned.key or not restore(self.project, step, planned.key):
+            return False
+        _print(step, "made before, from .axolotl/store")
+        self.built += 1
+        return True
+
+    def _here(self, step: Step) -> None:
+        """Build a step in this process, or in those that train together."""
+        try:
+            if step.stage.name == "train":
+                self._train(step)
+            elif world.launched():
+                raise ArtifactError(f"{step.name} is out of date; run `axolotl stage {step.name}` first, in one process")
+            else:
+                _print(step, build(self.project, self.params, step, self.branch, force=step in self.forced).summary)
+            self.built += 1
+        except AxolotlError as error:
+            self.errors.append(error)
+
+    def _train(self, step: Step) -> None:
+        self.params, notes = settle(self.params)
+        for note in notes if world.rank() == 0 else ():
+            terminal.say(f"  {note}")
+        force = step in self.forced
+        if world.rank() != 0:
+            take_part(self.project, self.params, step, self.branch, force=force)
+        elif not world.launched() and (count := processes_of(self.params)) is not None:
+            remember(self.project, self.params, step)
+            launch(self.project, self.params, count, force=force, branch=self.branch)
+        else:
+            _print(step, build(self.project, self.params, step, self.branch, force=force).summary)
+
+    def _collect(self) -> None:
+        """Wait for the next of the running steps."""
+        for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+            step = self.running.pop(future)
+            try:
+                _print(step, future.result())
+                self.built += 1
+            except AxolotlError as error:
+                self.errors.append(error)
+            except BrokenProcessPool:
+                raise MachineError(
+                    f"{step.name}: its process was killed, perhaps for want of memory; try machine.dataset_processes: 1"
+                ) from None
 
     @cached_property
     def executor(self) -> ProcessPoolExecutor:
+        """Processes that build steps of datasets, started when there is the first work for them."""
+        params = self.params.model_copy(update={"machine": self.params.machine.model_copy(update={"dataset_processes": 1})})
         threads = max(1, (os.cpu_count() or 1) // self.processes)
-        given = (self.project.root, self.project.anew, self.params, threads)
+        given = (self.project.root, self.project.anew, params, threads)
         made = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), initializer=_start, initargs=given)
         return self.stack.enter_context(made)
-
-    def build(self, stale: Sequence[Step]) -> None:
-        """Build steps that do not read each other. What one of them raises stops none of the others."""
-        errors: list[AxolotlError] = []
-        running = {self.executor.submit(_build, step): step for step in stale}
-        for done in as_completed(running):
-            try:
-                say(running[done], done.result())
-            except AxolotlError as error:
-                errors.append(error)
-            except BrokenProcessPool:
-                raise MachineError(
-                    f"{running[done].name}: its process was killed, perhaps for want of memory; try machine.dataset_processes: 1"
-                ) from None
-        if errors:
-            raise type(errors[0])("\n".join(map(str, errors)))
 
 
 _worker: tuple[Project, Params] | None = None
@@ -147,15 +169,15 @@ def _start(root: Path, anew: bool, params: Params, threads: int) -> None:
 def _build(step: Step) -> str:
     assert _worker is not None
     project, params = _worker
-    return build(project, params, step).said
+    return build(project, params, step).summary
 
 
-def say(step: Step, told: str) -> None:
+def _print(step: Step, line: str) -> None:
     if world.rank() == 0:
-        terminal.say(f"{step.name:<20} {told}")
+        terminal.say(f"{step.name:<20} {line}")
 
 
-def _sweep(project: Project, targets: Iterable[Step]) -> None:
+def _sweep(project: Project, targets: Sequence[Step]) -> None:
     """Remove what processes that were killed left beside artifacts."""
     paths = {project.artifacts / path for step in targets for path in (step.output, step.key_file, *step.also)}
     for folder in {path.parent for path in paths} | {project.scratch, project.store}:

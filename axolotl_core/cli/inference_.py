@@ -7,10 +7,15 @@ from typing import Any
 import click
 
 from axolotl_core.artifacts import manifest
+from axolotl_core.artifacts.difference import differences
 from axolotl_core.cli.project import open_project
 from axolotl_core.cli.words import WithOptions, config_and_overrides
+from axolotl_core.params.params import Params
+from axolotl_core.params.section import show
 from axolotl_core.release.chat import READS, Chat, Sampling, open_chat
-from axolotl_core.stages.plan import changed
+from axolotl_core.stages.graph import chosen
+from axolotl_core.stages.job import Project
+from axolotl_core.stages.survey import Survey
 from axolotl_core.terminal import say, warn
 
 
@@ -42,7 +47,7 @@ def command(words: tuple[str, ...], params: Path | None, which: str, system: str
     shared: dict[str, Any] = {"quantise": whole.model, "datasets": whole.datasets, "system": system, "raw": raw, "tell": warn}
     with manifest.opened(project.artifacts, READS[which], project.stats.digest) as artifacts:
         chat = open_chat(project.root, artifacts, project.stats, which, whole.machine, Sampling(**sampling), **shared)
-        for note in changed(project, whole):
+        for note in _changed(project, whole):
             warn(f"{params or 'params.yaml'} has changed since training, and the model is as it was trained: {note}")
         if not sys.stdin.isatty():
             prompt = sys.stdin.buffer.read().decode("utf-8") if raw else sys.stdin.read().strip("\n")
@@ -53,6 +58,14 @@ def command(words: tuple[str, ...], params: Path | None, which: str, system: str
         while (prompt := _typed()) is not None:
             if not _obeyed(chat, prompt):
                 _stream(chat, prompt)
+
+
+def _changed(project: Project, params: Params) -> list[str]:
+    """What of params.yaml is not as it was when the adapter in artifacts/ was trained."""
+    survey, (train,) = Survey(project, params), chosen("train", params.datasets)
+    made = survey.made(train)
+    found = differences(made.record["params"], survey.observe(train).options) if made else []
+    return [f"{name} {show(old)} → {show(new)}" for name, old, new in found]
 
 
 COMMANDS = "/reset forgets what was said, /system TEXT sets the system message, /exit ends"

@@ -25,7 +25,7 @@ COMMANDS = {
     "init": "Start a project of your own.",
     "merge": "One model out of base and adapter.",
     "merge-lora": "The same as merge.",
-    "plan": "Show every stage, what it reads, and whether it would run and why.",
+    "plan": "Show what a run would do with every stage, and why.",
     "preprocess": "Prepare the data, and nothing that needs a GPU.",
     "pull": "Bring results of the team here, and check that they are complete.",
     "push": "Send results to the team's remote, and see that they are there.",
@@ -35,6 +35,7 @@ COMMANDS = {
     "train": "Train, on data that is prepared if it is not yet.",
     "upgrade": "Rewrite dvc.yaml for the installed version.",
     "view": "Look at what will be trained on.",
+    "why": "Say whether a stage is up to date, and what has changed where it is not.",
 }
 """Name → first line of its help (a test holds them equal); its module is cli/<name>_.py, or cli/named.py for a stage."""
 OF_THE_MACHINE = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}

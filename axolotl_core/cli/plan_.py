@@ -4,32 +4,37 @@ from pathlib import Path
 
 import click
 
-from axolotl_core.cli.project import open_project, params_options
-from axolotl_core.stages.graph import makers
-from axolotl_core.stages.plan import plan
+from axolotl_core.cli.planned import print_json, shown_with
+from axolotl_core.cli.project import PARAMS, open_project, params_options
+from axolotl_core.cli.remote import obtainable
+from axolotl_core.report.plan import as_json, plan_lines
+from axolotl_core.stages.survey import Survey
 from axolotl_core.terminal import say
 
 
 @click.command("plan")
 @params_options
-def command(params: Path, overrides: tuple[str, ...]) -> None:
-    """Show every stage, what it reads, and whether it would run and why.
+@click.option("--remote", "-r", metavar="NAME", help="Which DVC remote is asked; unset: the default one.")
+@click.option("--json", "as_document", is_flag=True, help="One JSON document, for programs.")
+def command(params: Path, overrides: tuple[str, ...], remote: str | None, as_document: bool) -> None:
+    """Show what a run would do with every stage, and why.
+
+    A result may be here, in .axolotl/store, in DVC's cache or in its remote, which is asked for what lacks; else the stage would run. Of
+    train it says the exact steps, rows and target tokens. No data, weights or GPU are needed.
 
     \b
     axolotl plan
     axolotl plan --set lora_r=16
     """
-    project, whole = open_project(params, overrides)
-    found = list(plan(project, whole))
-    every = [step for step, _ in found]
-    width = max(len(step.name) for step in every)
-    for step, reason in found:
-        reads = [maker.name for maker in makers(step, every)]
-        each = [name for name in reads if "@" in name]
-        shown = [f"{each[0].partition('@')[0]}@…", *(name for name in reads if "@" not in name)] if len(each) > 1 else reads
-        say(f"{step.name:<{width}}  {'runs' if reason else '-':<4}  {reason or 'up to date'}")
-        if reads:
-            say(f"{'':<{width}}        reads {', '.join(shown)}")
-    count = sum(reason is not None for _, reason in found)
-    say(f"{count} of {len(found)} stages would run" if count else "everything is up to date")
+    project, config = open_project(params, overrides)
+    plan = Survey(project, config).plan()
+    lacking = [planned.step for planned in plan if planned.state != "up-to-date" and not planned.kept]
+    as_dvc_has_it = not overrides and params.absolute() == project.root / PARAMS
+    where = obtainable(project.root, lacking, [planned.step for planned in plan], remote) if lacking and as_dvc_has_it else {}
+    shown = shown_with(project, config, plan, params, overrides, where)
+    if as_document:
+        print_json(as_json(plan, shown))
+    else:
+        for line in plan_lines(plan, shown):
+            say(line)
     project.stats.save()

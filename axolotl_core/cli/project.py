@@ -20,7 +20,7 @@ from axolotl_core.terminal import warn
 
 PARAMS = "params.yaml"
 DVC = [sys.executable, "-P", "-m", "dvc"]
-"""ForwardSpec dvc is called: that of this Python, which looks for no module in the current folder."""
+"""How dvc is called: that of this Python, which looks for no module in the current folder."""
 
 
 def params_options(command: Any) -> Any:

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import click
 
-from axolotl_core.artifacts import record
 from axolotl_core.cli.project import DVC, open_project, params_options
 from axolotl_core.cli.remote import damaged, lacking, objects_of, open_remote, outs_of, unreachable
 from axolotl_core.errors import ArtifactError, foreign
 from axolotl_core.params.params import Params
-from axolotl_core.stages.build import wrong
 from axolotl_core.stages.graph import ARTIFACTS, Step, chosen, makers, steps
 from axolotl_core.stages.job import Project
+from axolotl_core.stages.survey import Survey, damage
 from axolotl_core.terminal import say
 
 
@@ -38,7 +37,7 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
     if not paths:
         raise ArtifactError(f"dvc.lock names nothing that {name or 'a stage'} reads; `git pull` brings the lock of who made it")
     _pull(project.root, paths, remote)
-    if bad := _wrong(project, wanted, outs):
+    if bad := _wrong(project, whole, wanted, outs):
         there, cache = open_remote(project.root, remote)
         oids = objects_of({path: outs[path] for path in bad if path in outs}, cache).paths
         with foreign(unreachable):
@@ -50,7 +49,7 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
         for oid in rotten:  # what is whole stays
             Path(cache.oid_to_path(oid)).unlink()
         _pull(project.root, [path for path in sorted(bad) if path in outs], remote)
-        if bad := _wrong(project, wanted, outs):
+        if bad := _wrong(project, whole, wanted, outs):
             path, told = next(iter(bad.items()))
             raise ArtifactError(f"{path}: the remote's copy is damaged too ({told}); `axolotl push` where it was made")
     say(f"{len(paths):,} outs are here and complete")
@@ -72,15 +71,13 @@ def _pull(root: Path, paths: list[str], remote: str | None) -> None:
         raise ArtifactError("dvc pull did not bring all of it, as said above; `axolotl push` where it was made sends what is missing")
 
 
-def _wrong(project: Project, wanted: list[Step], outs: dict[str, str]) -> dict[str, str]:
+def _wrong(project: Project, params: Params, wanted: list[Step], outs: dict[str, str]) -> dict[str, str]:
     """Out → what is wrong with it."""
     found = {}
     for step in wanted:
         if f"{ARTIFACTS}/{step.output}" not in outs:
             continue
-        try:
-            told = wrong(project, step, record.read(project.artifacts / step.key_file))
-        except ArtifactError as error:
-            told = {step.key_file: str(error)}
+        made = Survey(project, params).made(step)
+        told = damage(project, step, made) if made else {step.key_file: "is missing or damaged"}
         found |= {f"{ARTIFACTS}/{path}": reason for path, reason in told.items()}
     return found

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from axolotl_core.errors import ArtifactError, MachineError, ParamsError
+from axolotl_core.errors import ArtifactError, MachineError, ParamsError, foreign
+from axolotl_core.stages.graph import Step, makers
 
 LOCK = "dvc.lock"
 OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -36,10 +37,14 @@ class Objects:
 
 def outs_of(root: Path) -> dict[str, str]:
     """Out → md5 (with `.dir` for a folder), as dvc.lock has them. Raises ParamsError where there is no lock, or a damaged one."""
+    return {path: oid for outs in outs_by_stage(root).values() for path, oid in outs.items()}
+
+
+def outs_by_stage(root: Path) -> dict[str, dict[str, str]]:
+    """Name of a step → its outs as above."""
     try:
-        lock = YAML(typ="safe", pure=True).load((root / LOCK).read_text(encoding="utf-8"))
-        stages = lock["stages"].values()
-        return {str(out["path"]): _checked(out["md5"]) for stage in stages for out in stage.get("outs", ())}
+        stages = YAML(typ="safe", pure=True).load((root / LOCK).read_text(encoding="utf-8"))["stages"]
+        return {str(name): {str(out["path"]): _checked(out["md5"]) for out in stage.get("outs", ())} for name, stage in stages.items()}
     except FileNotFoundError:
         raise ParamsError(f"{LOCK}: no such file; `dvc repro` writes it, and git carries it") from None
     except (YAMLError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -128,3 +133,49 @@ def names_of(oids: Iterable[str], objects: Objects) -> str:
 
 def unreachable(told: str) -> ArtifactError:
     return ArtifactError(f"the remote cannot be asked ({told}); nothing is known of what it holds, try again")
+
+
+def obtainable(root: Path, lacking_here: Iterable[Step], every: Sequence[Step], remote: str | None = None) -> dict[str, str]:
+    """Step → where DVC has its result as params.yaml and the data ask for it, `dvc-cache` or `remote`; others are left out.
+
+    lacking_here: steps whose artifacts are not in artifacts/; every: all of the project, in an order in which they can run. The remote
+    is asked once for each object that is not here, and is never listed; one that cannot be asked holds nothing.
+    """
+    if not (root / ".dvc").is_dir() or not (root / LOCK).is_file():
+        return {}
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(root))
+        fresh = _fresh(repo.status(), every)
+    except DvcException:
+        return {}
+    outs, cache = outs_by_stage(root), repo.cache.local
+    objects = {step.name: objects_of(outs[step.name], cache).paths for step in lacking_here if step in fresh and step.name in outs}
+    absent = {name: [oid for oid in oids if not Path(cache.oid_to_path(oid)).is_file()] for name, oids in objects.items()}
+    found = {name: "dvc-cache" for name, oids in absent.items() if not oids}
+    if len(found) < len(absent):
+        try:
+            there, _ = open_remote(root, remote)
+            with foreign(unreachable):
+                lacks = set(lacking(there, cache, dict.fromkeys(oid for oids in absent.values() for oid in oids)))
+        except (ParamsError, MachineError, ArtifactError):
+            return found
+        found |= {name: "remote" for name, oids in absent.items() if oids and not lacks.intersection(oids)}
+    return found
+
+
+def _fresh(status: Mapping[str, list[Any]], every: Sequence[Step]) -> set[Step]:
+    """Steps that dvc.lock is right about, in all that can be told: what is only not here has not changed."""
+    fresh: set[Step] = set()
+    for step in every:
+        changes = status.get(step.name, [])
+        deps = [state for change in changes if isinstance(change, dict) for state in change.get("changed deps", {}).values()]
+        if (
+            all(isinstance(change, dict) for change in changes)
+            and set(map(str, deps)) <= {"deleted"}
+            and fresh.issuperset(makers(step, every))
+        ):
+            fresh.add(step)
+    return fresh

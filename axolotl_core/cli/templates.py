@@ -19,7 +19,7 @@ DEFAULT = "smollm2-lora"
 
 def shipped() -> dict[str, Path]:
     """Name → file of pipelines/."""
-    folder = Path(str(resources.files("axolotl_core.pipelines").joinpath("")))
+    folder = Path(str(resources.files("axolotl_core.pipelines").joinpath(""))).resolve()
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 

@@ -16,11 +16,9 @@ from transformers import get_scheduler
 
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.adapter import Adapter
-from axolotl_core.params.training import Training
+from axolotl_core.params.training import UNWARMED, Training
 
 WARMUP_SHARE, WARMUP_MOST = 0.03, 100
-UNWARMED = ("constant", "log_sweep")
-"""Schedules that have no warmup."""
 RELORA_LEAST = 0.001
 
 
@@ -47,7 +45,7 @@ def _plain(training: Training, total: int, warmup: int) -> Schedule:
             case "one_cycle":
                 return one_cycle(total, warmup, training.lr_div_factor or 6.0, **arguments)
             case "log_sweep":
-                ends = (training.log_sweep_min_lr, training.log_sweep_max_lr)  # params/rules.py asks for both
+                ends = (training.log_sweep_min_lr, training.log_sweep_max_lr)  # params/training.py requires both
                 least, most = (end / training.learning_rate for end in ends if end is not None)
                 return Schedule(lambda step: log_sweep(step, total, least, most))
             case "cosine" if training.lr_quadratic_warmup:

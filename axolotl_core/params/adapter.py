@@ -1,9 +1,12 @@
 """`adapter`: what is trained. An edit re-runs train onward."""
 
+import re
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from axolotl_core.params.conflict import Conflict
 from axolotl_core.params.section import Section, Supported
 
 
@@ -47,3 +50,35 @@ class Adapter(Section):
     """ReLoRA: merge on the CPU, which needs less memory on the GPU."""
     peft_adapter: Annotated[dict[str, Any] | None, Supported()] = None
     """Settings of llama-adapter."""
+
+
+def _is_name(adapter: Adapter) -> bool:
+    """Whether lora_target_modules, a regular expression where it is text, looks like a module's name."""
+    targets = adapter.lora_target_modules
+    return isinstance(targets, str) and re.fullmatch(r"[\w.-]+", targets) is not None
+
+
+CONFLICTS = (
+    Conflict(
+        "lora_target_modules",
+        _is_name,
+        "lora_target_modules: '{lora_target_modules}' is not a regular expression that matches whole names; write it in brackets, "
+        "[{lora_target_modules}]",
+    ),
+    Conflict(
+        "lora_target_linear",
+        lambda a: isinstance(a.lora_target_modules, str) and a.lora_target_linear and not _is_name(a),
+        "lora_target_linear is set beside a regular expression in lora_target_modules; remove one",
+    ),
+    Conflict(
+        "{option}",
+        lambda a: {} if a.adapter else {option: value for option, value in a.identity().items() if option != "adapter" and value},
+        "{option} does nothing without an adapter; set adapter: lora or remove it",
+    ),
+    Conflict(
+        "lora_model_dir",
+        lambda a: a.lora_model_dir is not None and PurePath(a.lora_model_dir).parts[:2] == ("artifacts", "adapter"),
+        "lora_model_dir is artifacts/adapter, which train itself replaces, so every run would start another; copy the folder and "
+        "name the copy",
+    ),
+)

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from axolotl_core import lookup
+from axolotl_core.params.conflict import Conflict
 from axolotl_core.params.section import Section
 
 
@@ -128,3 +130,66 @@ SOURCE = frozenset(
     }
 )
 """Options that say which rows there are, and nothing of what is made of one."""
+
+
+FORMATS = "axolotl_core.formats"
+CONVERSATIONS = ("sharegpt", "llama2_chat")
+CHAT = ("chat_template",)
+OPTIONS_OF_TYPES = {
+    "conversation": ("sharegpt", "sharegpt_jokes"),
+    "field_human": CONVERSATIONS,
+    "field_model": CONVERSATIONS,
+    "field": ("completion",),
+    "roles_to_train": (*CONVERSATIONS, *CHAT),
+    "train_role_prefix": (*CONVERSATIONS, "sharegpt_jokes"),
+    **dict.fromkeys(("chat_template", "chat_template_jinja", "chat_template_kwargs", "chat_template_date"), CHAT),
+    **dict.fromkeys(("train_on_eot", "train_on_eos", "roles", "field_messages", "field_tools", "message_property_mappings"), CHAT),
+    **dict.fromkeys(("message_field_role", "message_field_content", "message_field_training"), CHAT),
+    **dict.fromkeys(("field_thinking", "template_thinking_key", "split_thinking", "drop_system_message"), CHAT),
+}
+"""Options that only some formats read."""
+
+
+def _of_other_types(data: Dataset) -> dict[str, Any]:
+    """Options that are set and that the dataset's type does not read → types that do."""
+    base = data.type.partition(":")[0].partition(".")[0] if isinstance(data.type, str) else "user_defined"
+    base = "sharegpt" if base == "sharegpt_simple" else base
+    if base not in lookup.names(FORMATS):  # a format of the user's own may read what it likes
+        return {}
+    types = {option: OPTIONS_OF_TYPES.get(option, (base,)) for option in data.identity()}
+    return {option: f"'{base}'; it is for {', '.join(of)}" for option, of in types.items() if base not in of}
+
+
+def _booleans_as_text(data: Dataset) -> dict[str, Any]:
+    texts = {key: value for key, value in data.chat_template_kwargs.items() if isinstance(value, str)}
+    return {key: value for key, value in texts.items() if value.lower() in ("true", "false")}
+
+
+CONFLICTS = (
+    Conflict(
+        "chat_template_jinja",
+        lambda d: d.chat_template_jinja is not None and d.chat_template not in (None, "jinja"),
+        "chat_template_jinja is set beside chat_template '{chat_template}'; remove one",
+    ),
+    Conflict(
+        "chat_template",
+        lambda d: d.chat_template == "jinja" and d.chat_template_jinja is None,
+        "chat_template is 'jinja', which requires the template in chat_template_jinja; set it",
+    ),
+    Conflict(
+        "train_on_eos",
+        lambda d: d.train_on_eot is not None and d.train_on_eos is not None,
+        "train_on_eot and train_on_eos are both set, and mean the same; remove one",
+    ),
+    Conflict(
+        "chat_template_kwargs.{option}",
+        _booleans_as_text,
+        "chat_template_kwargs: {option} is the text '{value}', which a template takes for true; write it without quotes",
+    ),
+    Conflict("{option}", _of_other_types, "{option} does nothing with type {value}"),
+    Conflict(
+        "streaming",
+        lambda d: d.streaming and d.max_rows is None and d.max_bytes is None,
+        "streaming is true, but neither max_rows nor max_bytes says where to stop, and an artifact is finite; set one",
+    ),
+)

@@ -21,7 +21,7 @@ from axolotl_core.errors import ParamsError
 
 Where = tuple[str | int, ...]
 MOST_DEPTH, MOST_NODES = 50, 50_000
-"""ForwardSpec deep a params file is nested at most, and how many values it has with its aliases written out."""
+"""How deep a params file is nested at most, and how many values it has with its aliases written out."""
 LARGEST = 2**64
 UNREADABLE = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, AssertionError, NotImplementedError, RecursionError)
 """What ruamel raises over odd texts besides its own errors."""

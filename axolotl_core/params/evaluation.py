@@ -20,3 +20,7 @@ class Evaluation(Section):
     """Multiple-choice benchmark."""
     bench_dataset: Annotated[str | None, Supported()] = None
     """Its dataset."""
+
+    def without_effect(self) -> frozenset[str]:
+        """Sums over tokens do not depend on how many rows are summed at once."""
+        return frozenset({"eval_batch_size"})

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from axolotl_core.errors import ParamsError, nearest
-from axolotl_core.params import rules
+from axolotl_core.params.conflicts import conflicts
 from axolotl_core.params.document import Document, Where, read, scalar
 from axolotl_core.params.flat.sectioned import rename_in_datasets, replace_removed_optimizer, with_names
 from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, translate, what_became_of
@@ -91,7 +91,7 @@ def validate(document: Document) -> Params:
         problems += list(_sentences(document, error.errors()))
     else:
         problems += [f"{document.place(where)}: {told}" for where, told in unsupported(params)]
-        problems += [f"{document.place(where)}: {told}" for where, told in rules.broken(params)]
+        problems += [f"{document.place(where)}: {told}" for where, told in conflicts(params)]
     if problems:
         raise ParamsError("\n".join(dict.fromkeys(problems)))
     return resolved(params)

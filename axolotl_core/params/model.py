@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from axolotl_core.params.conflict import Conflict
 from axolotl_core.params.section import Section, Supported
 
 
@@ -46,3 +47,17 @@ class Model(Section):
     """Whether the GPTQ checkpoint has format 1, which it says itself; another one is an error."""
     gptq_disable_exllama: bool | None = None
     """The exllama kernels have no backward pass and are never used; both values are the same."""
+
+
+def quantised_by(model: Model) -> list[str]:
+    """Options that are set and quantise the base."""
+    return [option for option in ("load_in_8bit", "load_in_4bit", "gptq") if getattr(model, option)]
+
+
+CONFLICTS = (
+    Conflict(
+        "{option}",
+        lambda m: {quantised_by(m)[1]: " and ".join(quantised_by(m))} if len(quantised_by(m)) > 1 else {},
+        "{value} are both true; a base is quantised in one way, keep one",
+    ),
+)

@@ -6,7 +6,7 @@ the Adam family and to Lion (betas); `adafactor` runs with the learning rate of 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 BETAS, ADAM = ("betas",), ("betas", "eps")
 
@@ -42,4 +42,7 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "paged_lion_8bit": OptimizerSpec("bitsandbytes.optim:PagedLion8bit", BETAS, eight_bit=True),
     "sgd": OptimizerSpec("torch.optim:SGD", sharded_by=("fsdp",)),
 }
-OptimizerName = Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]
+if TYPE_CHECKING:
+    OptimizerName = str
+else:
+    OptimizerName = Literal[tuple(OPTIMIZERS)]

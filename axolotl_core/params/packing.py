@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from axolotl_core.params.conflict import Conflict
 from axolotl_core.params.section import Section
 
 
@@ -33,3 +34,22 @@ class Packing(Section):
     """Cut the samples into so many shards and keep one (dataset_shard_idx)."""
     dataset_shard_idx: Annotated[int, Field(ge=0)] | None = None
     """Which shard to keep, from 0; sample i belongs to shard i modulo dataset_shard_num."""
+
+
+CONFLICTS = (
+    Conflict(
+        "dataset_shard_num",
+        lambda p: (p.dataset_shard_num is None) != (p.dataset_shard_idx is None),
+        "dataset_shard_num and dataset_shard_idx belong together; set both or neither",
+    ),
+    Conflict(
+        "dataset_shard_idx",
+        lambda p: None not in (p.dataset_shard_num, p.dataset_shard_idx) and p.dataset_shard_idx >= p.dataset_shard_num,
+        "dataset_shard_idx is {dataset_shard_idx}, wanted less than dataset_shard_num, which is {dataset_shard_num}",
+    ),
+    Conflict(
+        "val_set_size",
+        lambda p: isinstance(p.val_set_size, float) and p.val_set_size >= 1 and not p.val_set_size.is_integer(),
+        "val_set_size is {val_set_size}, wanted a share below 1 or a whole number",
+    ),
+)

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,7 +17,18 @@ class Section(BaseModel):
 
         An option added later with a default that changes nothing therefore leaves every key as it was.
         """
-        return self.model_dump(mode="json", exclude_defaults=True)
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.without_effect()))
+
+    def without_effect(self) -> frozenset[str]:
+        """Options of a section in keys that change no result, with the values of the others."""
+        return frozenset()
+
+    def only(self, options: frozenset[str]) -> Self:
+        """The section with all other options at their defaults, but for required ones."""
+        kept = {
+            name: getattr(self, name) for name in self.model_fields_set if name in options or type(self).model_fields[name].is_required()
+        }
+        return type(self).model_construct(**kept)  # type: ignore[return-value]  # values that were validated
 
 
 @dataclass(frozen=True, init=False)
@@ -46,7 +57,7 @@ def acted_on(kind: type[Section], option: str, value: Any) -> str | None:
 
 MOST_SHOWN = 200
 SECRET = re.compile(r"(hf|sk|pk|gh[a-z]|glpat|xox[a-z]|wandb|api)[_-]\w|AKIA|eyJ|[0-9a-fA-F]{32}|[\w+/-]{40}")
-"""ForwardSpec tokens and keys of services begin or look like."""
+"""How tokens and keys of services begin or look like."""
 
 
 def is_secret(value: Any) -> bool:

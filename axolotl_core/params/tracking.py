@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from axolotl_core.params.conflict import when_to
 from axolotl_core.params.section import Section, Supported
 from axolotl_core.params.training import Steps
 
@@ -44,3 +45,6 @@ class Tracking(Section):
     """TensorBoard's event files in tensorboard/."""
     debug: Annotated[bool, Supported()] = False
     """Print rows token by token."""
+
+
+CONFLICTS = when_to("save_strategy", "save_steps", "saves_per_epoch")

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from axolotl_core.params.conflict import Conflict, when_to
 from axolotl_core.params.optimizers import OptimizerName
 from axolotl_core.params.section import Section
 
@@ -104,7 +105,69 @@ class Training(Section):
     seed: int = 42
     """Seed of the order of rows, of new weights and of dropout; 0 is a seed."""
 
+    def without_effect(self) -> frozenset[str]:
+        """The watchdog ends a run or does not; evaluations choose nothing unless the best weights or early stopping are requested."""
+        watchdog = frozenset({"loss_watchdog_threshold", "loss_watchdog_patience"})
+        chooses = frozenset({"evaluation_strategy", "eval_steps", "evals_per_epoch", "metric_for_best_model", "greater_is_better"})
+        return watchdog if requires_validation(self) else watchdog | chooses
+
 
 def requires_validation(training: Training) -> str | None:
     """The option that does nothing without validation rows, if one is set."""
     return next((option for option in ("early_stopping_patience", "load_best_model_at_end") if getattr(training, option)), None)
+
+
+SCHEDULE_OPTIONS = {
+    "lr_quadratic_warmup": "cosine",
+    "lr_div_factor": "one_cycle",
+    "log_sweep_min_lr": "log_sweep",
+    "log_sweep_max_lr": "log_sweep",
+}
+"""Options of one schedule → which one."""
+UNWARMED = ("constant", "log_sweep")
+"""Schedules that have no warmup."""
+
+
+def _warmup_for_nothing(training: Training) -> dict[str, Any]:
+    options = [option for option in ("warmup_steps", "warmup_ratio") if getattr(training, option)]
+    return {options[0]: None} if options and training.lr_scheduler in UNWARMED else {}
+
+
+CONFLICTS = (
+    Conflict(
+        "gradient_accumulation_steps",
+        lambda t: t.batch_size is not None and t.gradient_accumulation_steps is not None,
+        "gradient_accumulation_steps and batch_size are both set, and one follows from the other; remove one",
+    ),
+    Conflict(
+        "warmup_ratio",
+        lambda t: t.warmup_steps is not None and t.warmup_ratio is not None,
+        "warmup_ratio and warmup_steps are both set; remove one",
+    ),
+    Conflict(
+        "{option}",
+        _warmup_for_nothing,
+        "{option} does nothing with lr_scheduler '{lr_scheduler}'; use constant_with_warmup, or remove it",
+    ),
+    Conflict(
+        "lr_scheduler",
+        lambda t: t.lr_scheduler == "log_sweep" and not (t.log_sweep_min_lr and t.log_sweep_max_lr),
+        "lr_scheduler is 'log_sweep', which requires log_sweep_min_lr and log_sweep_max_lr; set them",
+    ),
+    Conflict(
+        "{option}",
+        lambda t: {option: kind for option, kind in SCHEDULE_OPTIONS.items() if getattr(t, option) and t.lr_scheduler != kind},
+        "{option} does nothing with lr_scheduler '{lr_scheduler}'; it is for {value}",
+    ),
+    Conflict(
+        "lr_scheduler_kwargs.{option}",
+        lambda t: {k: v for k, v in t.lr_scheduler_kwargs.items() if isinstance(v, str) or (isinstance(v, list) and len(v) == 1)},
+        "lr_scheduler_kwargs: {option} is {value!r}, wanted a number, without quotes or brackets",
+    ),
+    Conflict(
+        "evaluation_strategy",
+        lambda t: t.evaluation_strategy == "no" and requires_validation(t) is not None,
+        "evaluation_strategy 'no' leaves nothing to choose the best of; set eval_steps",
+    ),
+    *when_to("evaluation_strategy", "eval_steps", "evals_per_epoch"),
+)

@@ -76,7 +76,7 @@ def test_a_whole_artifact_passes(tmp_path: Path):
         ),
         (lambda a: (a / "part.txt").write_text("hell"), "part.txt: damaged artifact, got 4 bytes, wanted 5; delete"),
         (lambda a: (a / "part.txt").unlink(), "part.txt: damaged artifact, the file is gone; delete"),
-        (lambda a: (a / "manifest.json").unlink(), "is not whole .it has no manifest.json.; run the stage that makes it"),
+        (lambda a: (a / "manifest.json").unlink(), "is incomplete .it has no manifest.json.; run the stage that makes it"),
         (lambda a: (a / "manifest.json").write_text("{"), "manifest.json: damaged, it is not a manifest; delete"),
         (lambda a: (a / "manifest.json").write_text('{"version": 0}'), "got an artifact of version 0, wanted 1; run its stage again"),
     ],

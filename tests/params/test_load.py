@@ -79,9 +79,12 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
         ("tracking:\n  save_strategy: no\n  save_steps: 3\n", "params.yaml:7: save_steps does nothing with save_strategy 'no'"),
         (
             "packing:\n  dataset_shard_num: 3\n",
-            "params.yaml:6: dataset_shard_num and dataset_shard_idx go together; set both or none",
+            "params.yaml:6: dataset_shard_num and dataset_shard_idx belong together; set both or neither",
         ),
-        ("packing:\n  dataset_shard_num: 3\n  dataset_shard_idx: 3\n", "params.yaml:7: dataset_shard_idx is 3, wanted 0 to 2"),
+        (
+            "packing:\n  dataset_shard_num: 3\n  dataset_shard_idx: 3\n",
+            "params.yaml:7: dataset_shard_idx is 3, wanted less than dataset_shard_num, which is 3",
+        ),
         ("packing:\n  val_set_size: 1.5\n", "params.yaml:6: val_set_size is 1.5, wanted a share below 1 or a whole number"),
         (
             "adapter:\n  lora_target_linear: true\n",
@@ -116,7 +119,7 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
         ),
         (
             "adapter:\n  adapter: lora\n  lora_model_dir: ./artifacts/adapter/\n",
-            "params.yaml:7: lora_model_dir is artifacts/adapter, which train itself replaces, so every run would begin another; copy the "
+            "params.yaml:7: lora_model_dir is artifacts/adapter, which train itself replaces, so every run would start another; copy the "
             "folder and name the copy",
         ),
         ("training:\n  num_epochs: .inf\n", "params.yaml:6: training.num_epochs: got inf, wanted a finite number"),
@@ -143,7 +146,7 @@ def test_one_sentence_with_line_got_wanted_and_nearest_name(tmp_path: Path, text
         ),
         (
             "datasets:\n  faq: {path: x, type: chat_template, chat_template_kwargs: {think: 'False'}}\nmodel: {base_model: x}\n",
-            "params.yaml:2: chat_template_kwargs: think is the text 'False', which a template takes for true; write false without quotes",
+            "params.yaml:2: chat_template_kwargs: think is the text 'False', which a template takes for true; write it without quotes",
         ),
         (
             "datasets:\n  my faq: {path: x}\nmodel: {base_model: x}\n",

@@ -243,9 +243,7 @@ def test_one_conversation_on_one_line_is_a_row(tmp_path: Path):
 
 @pytest.mark.parametrize("number", [2**63, 2**64, 12345678901234567890123, -(2**64), 10**400])
 def test_an_integer_of_any_size_is_the_integer_that_is_trained(project: Path, number: int):
-    (project / "data" / "sums.jsonl").write_text(
-        json.dumps({"instruction": "ForwardSpec many?", "output": number, "deep": [{"n": number}]}) + "\n"
-    )
+    (project / "data" / "sums.jsonl").write_text(json.dumps({"instruction": "How many?", "output": number, "deep": [{"n": number}]}) + "\n")
     stage("tokenize@sums", "packing.sequence_len=2048")
     tokens = next((project / "artifacts" / "tokens" / "sums").glob("part-*.arrow"))
     ids = pa.ipc.open_file(tokens).read_all().column("input_ids").to_pylist()[0]

@@ -117,14 +117,14 @@ def test_a_change_behind_the_rows_that_are_taken_is_seen_too(project: Path, monk
 
 def test_what_changes_between_key_and_build_lies_under_its_own_key(project: Path, monkeypatch: pytest.MonkeyPatch):
 
-    up_to_date = axolotl_core.stages.run.up_to_date
+    decide = axolotl_core.stages.run.decide
 
-    def meanwhile(project_, step, key):
+    def meanwhile(*arguments):
         write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "other", "output": "rows"}] * 3)
-        return up_to_date(project_, step, key)
+        return decide(*arguments)
 
     before = (project / "data" / "sums.jsonl").read_bytes()
-    monkeypatch.setattr(axolotl_core.stages.run, "up_to_date", meanwhile)
+    monkeypatch.setattr(axolotl_core.stages.run, "decide", meanwhile)
     stage("fetch@sums")
     assert rows(project) == 3
     monkeypatch.undo()

@@ -135,7 +135,7 @@ def without_account(project: Path) -> dict[str, str]:
 def test_wandb_online_without_an_account_is_told(project: Path, axolotl):
     options = ("--set", "tracking.wandb_project=frogs", "--set", "tracking.wandb_mode=online")
     done = axolotl("stage", "train", *options, cwd=project, status=1, env=without_account(project))
-    assert "axolotl: tracking: wandb cannot begin: " in done.stderr
+    assert "axolotl: tracking: wandb cannot start: " in done.stderr
     assert done.stderr.rstrip().endswith("set wandb_mode: offline")
     assert "Traceback" not in done.stderr
 

@@ -295,7 +295,7 @@ def test_unfrozen_parameters_are_trained_and_no_other(project: Path):
     assert metrics(project)["trained_parameters"] == sum(before[name].numel() for name in moved)
     with pytest.raises(ParamsError, match=r"training.unfrozen_parameters: 'layer_9' matches no parameter; one is called model\."):
         stage("train", "training.unfrozen_parameters=[layer_9]")
-    with pytest.raises(ParamsError, match="names a range of rows; only whole parameters are trained or not"):
+    with pytest.raises(ParamsError, match="names a range of rows; a parameter is trained as a whole or not at all"):
         stage("train", "training.unfrozen_parameters=['lm_head.weight[:32000]']")
 
 
@@ -329,7 +329,7 @@ def test_evaluate_takes_the_numbers_that_train_has_measured(project: Path, monke
     import axolotl_core.stages.evaluate
 
     stage("train", "training.max_steps=2")
-    monkeypatch.setattr(axolotl_core.stages.evaluate, "measure", None)  # whoever measures again, fails
+    monkeypatch.setattr(axolotl_core.stages.evaluate, "evaluate_rows", None)  # whoever measures again, fails
     stage("evaluate", "training.max_steps=2")
     found = json.loads((project / "artifacts" / "metrics" / "held_out.json").read_text())
     report = json.loads((project / "artifacts" / "evaluation" / "report.json").read_text())

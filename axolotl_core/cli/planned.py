@@ -1,0 +1,92 @@
+"""What `axolotl plan`, `why` and `check` share: the plan of the project in the current folder, with what is printed beside it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from axolotl_core.artifacts import manifest
+from axolotl_core.artifacts.table import batches
+from axolotl_core.batches.plan import Plan
+from axolotl_core.errors import AxolotlError
+from axolotl_core.params.load import override, sections_of
+from axolotl_core.params.params import Params
+from axolotl_core.report.plan import Shown
+from axolotl_core.sources.files import files_of, place_of
+from axolotl_core.sources.files import reader as reader_of
+from axolotl_core.sources.outside import name_in_key
+from axolotl_core.sources.readers import Bad, read_file
+from axolotl_core.stages.graph import Step
+from axolotl_core.stages.job import Project
+from axolotl_core.stages.plan import Planned
+from axolotl_core.terminal import say
+
+
+def print_json(document: Any) -> None:
+    """For programs: one JSON document on standard output."""
+    say(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def shown_with(
+    project: Project, params: Params, plan: Sequence[Planned], file: Path, overrides: Sequence[str], where: dict[str, str]
+) -> Shown:
+    """where: step → where its result can be had."""
+    document, _ = sections_of(file)
+    override(document, overrides)
+    rows: dict[str, tuple[int | None, int | None]] = {}
+    for planned in plan:
+        if planned.step.stage.name == "fetch" and (names := [cause.name for cause in planned.because if cause.kind == "file"]):
+            rows |= _rows(project, params, planned.step, names)
+    return Shown(document, rows, where, training(project, params, plan))
+
+
+def _rows(project: Project, params: Params, step: Step, names: Sequence[str]) -> dict[str, tuple[int | None, int | None]]:
+    """Of files that changed: their rows when they were fetched, and now."""
+    data = params.datasets[str(step.dataset)]
+    raw, old = project.artifacts / step.output, dict[int, int]()
+    try:
+        sources = manifest.read(raw)["sources"]
+        for batch in batches(raw):
+            for number, count in zip(*_counts(batch.column("file").to_numpy()), strict=True):
+                old[number] = old.get(number, 0) + count
+        place = place_of(data, project.root)
+        paths = files_of(place, data).paths
+    except (AxolotlError, OSError, KeyError):
+        return {}
+    found: dict[str, tuple[int | None, int | None]] = {}
+    for i, path in enumerate(paths):
+        if (name := name_in_key(i, path, place)) in names:
+            kind = data.ds_type or reader_of(data)
+            try:
+                new = sum(
+                    not isinstance(row, Bad) for _, row in read_file(path, path.name, kind, text_split=data.text_split or "paragraph")
+                )
+            except AxolotlError:
+                new = None
+            found[name] = (old.get(i) if len(sources) > i else None, new)
+    return found
+
+
+def _counts(values: Any) -> tuple[list[int], list[int]]:
+    import numpy as np
+
+    numbers, counts = np.unique(values, return_counts=True)
+    return numbers.tolist(), counts.tolist()
+
+
+def training(project: Project, params: Params, plan: Sequence[Planned]) -> dict[str, int]:
+    """Exact steps, rows and target tokens of a training on the rows that are packed now; nothing where those would be made anew."""
+    states = {planned.step.stage.name: planned.state for planned in plan}
+    if "train" not in states or states.get("pack", "up-to-date") != "up-to-date":
+        return {}
+    try:
+        facts = manifest.read(project.artifacts / "packed")["train"]
+    except AxolotlError:
+        return {}
+    steps = Plan.of(params.training, facts["rows"])
+    return {
+        "steps": steps.total,
+        "rows": facts["rows"],
+        "tokens_per_epoch": facts["tokens"],
+        "target_tokens_per_epoch": facts["trained_tokens"],
+    }

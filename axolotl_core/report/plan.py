@@ -1,0 +1,208 @@
+"""A plan as text and as JSON: what `axolotl plan`, `why` and `check` print."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from axolotl_core.params.document import Document
+from axolotl_core.params.params import SECTIONS
+from axolotl_core.params.section import show
+from axolotl_core.progress import clock
+from axolotl_core.stages.plan import Cause, Planned
+
+DIGITS = 12
+"""Of a digest that are shown."""
+WIDTH = 44
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is printed of a plan besides the plan. places: where options stand; rows: file in a key → its rows then and now;
+    where: step → where its result can be had without running it; training: of train, if the rows are packed."""
+
+    document: Document
+    rows: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, int] = field(default_factory=dict)
+
+
+def as_json(plan: Sequence[Planned], shown: Shown) -> dict[str, Any]:
+    """{"stages": [{"stage", "state", "because": [{"kind", "name", "old", "new"}], "from", "made"}]}."""
+    return {"stages": [_entry(planned, shown) for planned in plan]}
+
+
+def _entry(planned: Planned, shown: Shown) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "stage": planned.step.name,
+        "state": planned.state,
+        "because": [_cause(cause, planned, shown) for cause in planned.because],
+        "from": source_of(planned, shown),
+        "made": _made(planned),
+    }
+    if planned.step.stage.name == "train" and shown.training:
+        entry["training"] = dict(shown.training)
+    return entry
+
+
+def _cause(cause: Cause, planned: Planned, shown: Shown) -> dict[str, Any]:
+    found = asdict(cause) | {"name": _name(cause, planned, shown)}
+    if cause.kind == "option":
+        old, new = _values(cause)
+        found |= {"old": old, "new": new, "place": shown.document.place(tuple(cause.name.split(".")))}
+    if cause.name in shown.rows:
+        found |= dict(zip(("old_rows", "new_rows"), shown.rows[cause.name], strict=True))
+    return found
+
+
+def _made(planned: Planned) -> dict[str, Any] | None:
+    """When and on which versions the present artifact was made."""
+    if planned.made is None:
+        return None
+    record = planned.made.record
+    work = record.get("work", {})
+    return {"at": work.get("at"), "took_s": work.get("took_s"), "revision": record["revision"], "versions": record["versions"]}
+
+
+def source_of(planned: Planned, shown: Shown) -> str | None:
+    """Where the result of a step is: artifacts, store, dvc-cache, remote, or nowhere."""
+    if planned.state == "up-to-date":
+        return "artifacts"
+    return "store" if planned.kept else shown.where.get(planned.step.name)
+
+
+def plan_lines(plan: Sequence[Planned], shown: Shown) -> Iterator[str]:
+    """A line per step, and a last one with the count."""
+    width = max(len(planned.step.name) for planned in plan)
+    for planned in plan:
+        yield f"{planned.step.name:<{width}}  {_action(planned, shown):<10}  {_reason(planned, shown)}".rstrip()
+        if planned.step.stage.name == "train" and planned.state == "run" and shown.training:
+            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in shown.training.items())
+            yield f"{'':<{width}}  {'':<10}  {counts}"
+    runs = [planned for planned in plan if _action(planned, shown) == "run"]
+    if not any(planned.state != "up-to-date" for planned in plan):
+        yield "everything is up to date"
+        return
+    times = [made["took_s"] for planned in runs if (made := _made(planned)) and made["took_s"] is not None]
+    took = f", which took {clock(sum(times))} last time" if times else ""
+    yield f"{len(runs)} of {len(plan)} stages would run{took}"
+
+
+ACTIONS = {"artifacts": "-", "store": "restore", "dvc-cache": "dvc cache", "remote": "remote"}
+
+
+def _action(planned: Planned, shown: Shown) -> str:
+    source = source_of(planned, shown)
+    return ACTIONS[source] if source else "missing" if planned.state == "missing-input" else "run"
+
+
+def _reason(planned: Planned, shown: Shown) -> str:
+    match source_of(planned, shown):
+        case "artifacts":
+            return "up to date"
+        case "dvc-cache":
+            return "`dvc checkout` puts it in place"
+        case "remote":
+            return "`axolotl pull` brings it"
+    if is_new(planned):
+        return "it has not run yet"
+    causes = roots(planned)
+    if not causes and planned.because:
+        names = [cause.name for cause in planned.because]
+        return f"{', '.join(names[:3])}{', …' if names[3:] else ''} will be made"
+    return "; ".join(sentence(cause, planned, shown) for cause in causes[:3]) + ("; …" if causes[3:] else "")
+
+
+def roots(planned: Planned) -> list[Cause]:
+    """Causes that begin at this step, and are not just what a step before it would make."""
+    return [cause for cause in planned.because if cause.kind != "input" or cause.new is not None]
+
+
+def is_new(planned: Planned) -> bool:
+    """Whether nothing is known of an earlier run."""
+    return planned.state == "run" and planned.made is None and not planned.kept
+
+
+def why_lines(plan: Sequence[Planned], shown: Shown) -> Iterator[str]:
+    """The first changed ingredients along the chain, what follows from them, and how the last artifact was made."""
+    changed = [planned for planned in plan if planned.state != "up-to-date"]
+    last = plan[-1]
+    if not changed:
+        yield f"{last.step.name} is up to date"
+    if new := [planned.step.name for planned in changed if is_new(planned)]:
+        yield f"{', '.join(new)} {'has' if len(new) == 1 else 'have'} not run yet"
+    for planned in changed:
+        if not is_new(planned) and (causes := roots(planned)):
+            yield f"{planned.step.name}  {_state(planned, shown)}"
+            for cause in causes:
+                yield f"  {row(cause, planned, shown)}"
+    if follow := [planned.step.name for planned in changed if not roots(planned)]:
+        yield f"{', '.join(follow)} would run after that, unless what they read comes out the same"
+    if made := _made(last):
+        versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items() if version != "not installed")
+        when = f"made {made['at']} in {clock(made['took_s'])}, by" if made["at"] else "made by"
+        yield f"the present {last.step.output} was {when} revision {made['revision']}; {versions}"
+
+
+def _state(planned: Planned, shown: Shown) -> str:
+    source = source_of(planned, shown)
+    if source:
+        return f"is in {dict(ACTIONS, store='.axolotl/store')[source]}"
+    return "cannot run, for what it reads is not here" if planned.state == "missing-input" else "would run"
+
+
+def row(cause: Cause, planned: Planned, shown: Shown) -> str:
+    """A cause in columns: name, old → new, place."""
+    place = shown.document.place(tuple(cause.name.split("."))) if cause.kind == "option" else ""
+    change = _change(cause, shown)
+    return f"{_name(cause, planned, shown):<{WIDTH}} {change}{f'   {place}' if place else ''}".rstrip()
+
+
+def sentence(cause: Cause, planned: Planned, shown: Shown) -> str:
+    """A cause in a line with others."""
+    return f"{_name(cause, planned, shown)} {_change(cause, shown)}"
+
+
+def _name(cause: Cause, planned: Planned, shown: Shown) -> str:
+    """As a user knows it: of a dataset's file the path below that of params.yaml, `file:0:a.jsonl` → `data/a.jsonl`."""
+    match cause.kind, cause.name.split(":", 2):
+        case "revision", _:
+            return f"revision of {cause.name}"
+        case "file", ["file", _, name]:
+            path = str(shown.document.values["datasets"][planned.step.dataset].get("path", ""))
+            return path if path.endswith(name) else f"{path}/{name}"
+        case "file", [kind, *name] if name and kind != "hub":
+            return ":".join(name)
+    return cause.name
+
+
+def _change(cause: Cause, shown: Shown) -> str:
+    if cause.kind == "missing":
+        return str(cause.new or "") if " " in cause.name else str(cause.new or "is not there")
+    if cause.kind == "option":
+        old, new = map(show, _values(cause))
+    else:
+        old, new = (_digest(value) for value in (cause.old, cause.new))
+    rows = shown.rows.get(cause.name)
+    counts = f" ({_count(rows[0])} → {_count(rows[1])} rows)" if rows else ""
+    return f"{old} → {new}{counts}"
+
+
+def _digest(value: Any) -> str:
+    return "none" if value is None else str(value)[:DIGITS]
+
+
+def _count(rows: int | None) -> str:
+    return "?" if rows is None else f"{rows:,}"
+
+
+def _values(cause: Cause) -> tuple[Any, Any]:
+    """old and new with the default in the place of an unset option."""
+    default = _default(cause.name)
+    return tuple(default if value is None else value for value in (cause.old, cause.new))  # type: ignore[return-value]
+
+
+def _default(name: str) -> Any:
+    section, *path = name.split(".")
+    option = path[1] if section == "datasets" and len(path) == 2 else path[0] if len(path) == 1 else None
+    found = SECTIONS[section].model_fields.get(option) if section in SECTIONS and option else None
+    return None if found is None or found.is_required() else found.get_default(call_default_factory=True)
