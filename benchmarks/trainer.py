@@ -182,9 +182,9 @@ def ours(name: str, method: str) -> dict[str, Any]:
         started = time.perf_counter()
         set_lr_and_betas(strategy.optimizer, LEARNING_RATE, None)
         report = train_step(strategy, rows, chosen, step=step, seed=0, micro_batch_size=1)
-        if waiting is not None or report.arrived is None:
+        if waiting is not None or report.on_device is None:
             found.append((waiting or report).result())
-        waiting = report if report.arrived is not None else None
+        waiting = report if report.on_device is not None else None
         seconds.append(time.perf_counter() - started)
         tokens.append(sum(rows.batch([row]).ids_BT.numel() for row in chosen))
         trained.append(rows.targets(chosen))

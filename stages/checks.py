@@ -103,8 +103,8 @@ def model(project: Project, params: Params) -> Iterator[tuple[str, str]]:
         if params.adapter.adapter in ("lora", "qlora") and params.adapter.lora_model_dir is None:
             check_names(shape, params.adapter)
     except (ModelError, ParamsError) as error:
-        option, _, told = str(error).partition(": ")
-        yield (option, told) if told and "." in option and " " not in option else ("model.base_model", str(error))
+        option, _, message = str(error).partition(": ")
+        yield (option, message) if message and "." in option and " " not in option else ("model.base_model", str(error))
 
 
 def attention(project: Project, params: Params) -> list[str]:
@@ -164,8 +164,8 @@ def disk(project: Project, params: Params) -> Iterator[str]:
         written += weights // 4 * STATE_BYTES * (params.tracking.save_total_limit + 1)
     free = shutil.disk_usage(project.root).free
     if written > free:
-        told = f"about {written / GIB:.1f} GiB will be written, {free / GIB:.1f} GiB are free in {project.root}"
-        yield f"{told}; make room, or lower tracking.save_total_limit"
+        message = f"about {written / GIB:.1f} GiB will be written, {free / GIB:.1f} GiB are free in {project.root}"
+        yield f"{message}; make room, or lower tracking.save_total_limit"
 
 
 def login(params: Params) -> list[str]:
@@ -173,8 +173,8 @@ def login(params: Params) -> list[str]:
     import os
 
     tracking = params.tracking
-    asked = tracking.wandb_project or os.environ.get("WANDB_PROJECT")
-    if not asked or (tracking.wandb_mode or os.environ.get("WANDB_MODE")):
+    requested = tracking.wandb_project or os.environ.get("WANDB_PROJECT")
+    if not requested or (tracking.wandb_mode or os.environ.get("WANDB_MODE")):
         return []
     from axolotl_core.tracking.wandb import OFFLINE, logged_in
 

@@ -35,5 +35,5 @@ def run(job: Job) -> Result:
     metrics = json.loads(job.input("metrics/train.json").read_text(encoding="utf-8"))
     base_model = records["base"]["params"]["model"]["base_model"]
     (job.out / "README.md").write_text(write_card(base_model, metrics, records, notes), encoding="utf-8")
-    said = f"{job.project.artifacts.name}/export, loads with AutoModelForCausalLM.from_pretrained"
-    return Result({"base_model": base_model}, "\n  ".join([said, *notes]))
+    line = f"{job.project.artifacts.name}/export, loads with AutoModelForCausalLM.from_pretrained"
+    return Result({"base_model": base_model}, "\n  ".join([line, *notes]))

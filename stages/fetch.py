@@ -39,8 +39,8 @@ def dataset(job: Job) -> Result:
         facts = write_raw(job.out, rows, data.path, skip=data.on_bad_row == "skip", max_bytes=data.max_bytes)
         steady.check()
     skipped = f" ({facts['malformed']:,} malformed left out, see {REJECTED})" if "malformed" in facts else ""
-    said = f"{facts['rows']:,} rows of {data.path}{files.said() if files else ''}{skipped}"
-    return Result(facts, "\n  ".join([said, *notes]))
+    summary = f"{facts['rows']:,} rows of {data.path}{files.summary() if files else ''}{skipped}"
+    return Result(facts, "\n  ".join([summary, *notes]))
 
 
 def tokenizer(job: Job) -> Result:
@@ -74,9 +74,9 @@ def model(job: Job) -> Result:
         stats=job.project.stats,
         wanted=job.identity["inputs"],
     )
-    said = f"{facts['parameters']:,} parameters, {facts['family']}, from {job.params.model.base_model}"
+    summary = f"{facts['parameters']:,} parameters, {facts['family']}, from {job.params.model.base_model}"
     others = ", ".join(left_out(job.params.model, job.project.root))
-    lines = [said + (f" ({others} beside it: no part of the model)" if others else "")]
+    lines = [summary + (f" ({others} beside it: no part of the model)" if others else "")]
     if taken := other_class(job.params.model, job.out):
         lines.append(f"{taken} is taken, as the model's config says, in the place of model.model_type {job.params.model.model_type}")
     if job.params.model.trust_remote_code:
@@ -128,7 +128,7 @@ def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, steady
         below = name_of(os.path.relpath(path, place.local))
         shown = data.path if place.kind == "file" else below if reader(data) else f"{data.path}/{below}"
         for line, row in read_file(path, shown, kind, tell, data.text_split, steady.open):
-            yield SourceRow(shown, line, row.value, row.told) if isinstance(row, Bad) else SourceRow(shown, line, row)
+            yield SourceRow(shown, line, row.value, row.problem) if isinstance(row, Bad) else SourceRow(shown, line, row)
 
 
 def _watched_by_dvc(files: Files | None, job: Job) -> None:

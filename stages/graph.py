@@ -138,7 +138,7 @@ STAGES = (
     Stage(
         "export",
         "axolotl_core.stages.export:run",
-        2,
+        3,
         {"datasets": READING, "export": ALL},
         ("merged", "tokenizer", "metrics/train.json", "keys/adapter.json"),
         "export",

@@ -77,18 +77,18 @@ def run(job: Job) -> Result:
     if twins:
         facts["twins"] = twins
     used = facts["train"]["tokens"] / (facts["train"]["rows"] * packing.sequence_len)
-    told = f"{facts['train']['rows']:,} rows of {packing.sequence_len} from {len(train):,} samples ({used:.1%} filled), "
-    told += f"{facts['eval']['rows']:,} validation rows"
+    message = f"{facts['train']['rows']:,} rows of {packing.sequence_len} from {len(train):,} samples ({used:.1%} filled), "
+    message += f"{facts['eval']['rows']:,} validation rows"
     if packing.val_set_size and not facts["eval"]["rows"]:
-        told += f" (val_set_size {packing.val_set_size:g} of {len(pieces):,} samples rounds to 0)"
+        message += f" (val_set_size {packing.val_set_size:g} of {len(pieces):,} samples rounds to 0)"
     for name, gone in too_long.items():
         fate = {"drop": "dropped", "truncate": "cut", "split": "split"}[gone["fate"]]
-        told += f"; {name}: {gone['samples']:,} samples over {packing.sequence_len} tokens {fate}"
+        message += f"; {name}: {gone['samples']:,} samples over {packing.sequence_len} tokens {fate}"
     for name, count in twins.items():
-        told += f"; {name}: {count:,} samples that were there already dropped"
+        message += f"; {name}: {count:,} samples that were there already dropped"
     for name, count in dropped.items():
-        told += f"; {name}: {count:,} without a target token left dropped"
-    return Result(facts, told)
+        message += f"; {name}: {count:,} without a target token left dropped"
+    return Result(facts, message)
 
 
 def _none_too_long(name: str, lengths: np.ndarray, sequence_len: int) -> None:

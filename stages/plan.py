@@ -126,5 +126,5 @@ def _causes(step: Step, now: Observed, inputs: Mapping[str, str | None]) -> Iter
     for name in sorted({*recorded, *inputs, *now.outside}):
         if recorded.get(name) != (new := {**now.outside, **inputs}.get(name)) and not (name in inputs and new is None):
             yield Cause("input" if name in inputs else "file", name, recorded.get(name), new)
-    for path, told in now.damage.items():
-        yield Cause("missing", path, new=told)
+    for path, message in now.damage.items():
+        yield Cause("missing", path, new=message)

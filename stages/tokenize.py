@@ -27,7 +27,7 @@ def run(job: Job) -> Result:
     masks, lengths = job.also.values()
     masks.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     lengths.write_text(written.report.histogram(), encoding="utf-8")
-    return Result(written.facts, told(written, cache.lost), work={"encoded": written.encoded, "reused": written.reused})
+    return Result(written.facts, summary_line(written, cache.lost), work={"encoded": written.encoded, "reused": written.reused})
 
 
 def row_cache(job: Job) -> RowCache:
@@ -45,17 +45,17 @@ def row_cache(job: Job) -> RowCache:
     return RowCache(job.project.scratch / "rows" / context_key(identity), about)
 
 
-def told(written: Written, lost: str | None) -> str:
+def summary_line(written: Written, lost: str | None) -> str:
     """The summary line. lost: why the row cache could not be written."""
     facts = written.facts
-    said = f"{facts['rows']:,} samples, {facts['tokens']:,} tokens, {facts['trained_tokens'] / facts['tokens']:.0%} trained"
-    said += f"; {written.encoded:,} rows encoded, {written.reused:,} reused"
+    line = f"{facts['rows']:,} samples, {facts['tokens']:,} tokens, {facts['trained_tokens'] / facts['tokens']:.0%} trained"
+    line += f"; {written.encoded:,} rows encoded, {written.reused:,} reused"
     dropped = ", ".join(f"{count:,} dropped: {reason}" for reason, count in facts["dropped"].items())
-    said += f" ({dropped}, see rejected.jsonl)" if dropped else ""
-    said += f"; the row cache could not be written: {lost}" if lost else ""
+    line += f" ({dropped}, see rejected.jsonl)" if dropped else ""
+    line += f"; the row cache could not be written: {lost}" if lost else ""
     refused = written.report.refusal()
     notes = [*written.notes, *([f"warning: {refused}"] if refused else [])]
-    return "\n  ".join([said, *notes])
+    return "\n  ".join([line, *notes])
 
 
 def _watched_by_dvc(job: Job) -> None:

@@ -30,6 +30,13 @@ CORPUS = [
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of about 500 tokens, with ChatML's special tokens and template."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    small_tokenizer(folder)
+    return folder
+
+
+def small_tokenizer(folder: Path) -> None:
+    """Write it into a folder."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -43,12 +50,10 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         show_progress=False,
     )
     backend.train_from_iterator(CORPUS, trainer)
-    folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>", chat_template=TEMPLATE
     )
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

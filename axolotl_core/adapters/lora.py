@@ -42,13 +42,13 @@ def attach(model: Any, adapter: Adapter, initial_adapter: Path | None = None, te
 
 
 def _renamed(model: Any, adapter: Adapter, tell: Callable[[str], None]) -> Adapter:
-    asked = adapter.lora_target_modules
+    requested = adapter.lora_target_modules
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    others = {name: OTHER_NAMES[name] for name in asked if name not in names and OTHER_NAMES.get(name) in names}
-    if isinstance(asked, str) or not others:
+    others = {name: OTHER_NAMES[name] for name in requested if name not in names and OTHER_NAMES.get(name) in names}
+    if isinstance(requested, str) or not others:
         return adapter
     tell(f"adapter.lora_target_modules: {', '.join(f'{old} is {new} in transformers' for old, new in others.items())}")
-    return adapter.model_copy(update={"lora_target_modules": [others.get(name, name) for name in asked]})
+    return adapter.model_copy(update={"lora_target_modules": [others.get(name, name) for name in requested]})
 
 
 def _fresh(model: Any, adapter: Adapter) -> PeftModel:
@@ -91,10 +91,10 @@ SETTINGS = {
 
 def _same_settings(config: Any, adapter: Adapter) -> None:
     for option in SETTINGS.keys() & adapter.model_fields_set:
-        asked, has = getattr(adapter, option), getattr(config, SETTINGS[option])
-        if asked != has:
+        requested, has = getattr(adapter, option), getattr(config, SETTINGS[option])
+        if requested != has:
             raise ModelError(
-                f"adapter.{option} is {asked}, but the adapter in lora_model_dir has {has}; remove it, or train a fresh adapter"
+                f"adapter.{option} is {requested}, but the adapter in lora_model_dir has {has}; remove it, or train a fresh adapter"
             )
 
 
@@ -119,17 +119,17 @@ def check_names(model: Any, adapter: Adapter) -> None:
 
 def _listed(model: Any, adapter: Adapter) -> list[str]:
     """lora_target_modules as names. Raises ModelError for a invalid regular expression, or that matches no linear module."""
-    asked = adapter.lora_target_modules
-    if not isinstance(asked, str):
-        return list(asked)
+    requested = adapter.lora_target_modules
+    if not isinstance(requested, str):
+        return list(requested)
     try:
-        matched = [name for name, _ in model.named_modules() if re.fullmatch(asked, name)]
+        matched = [name for name, _ in model.named_modules() if re.fullmatch(requested, name)]
     except re.error as error:
-        raise ModelError(f"adapter.lora_target_modules: '{asked}' is not a regular expression: {error}") from None
+        raise ModelError(f"adapter.lora_target_modules: '{requested}' is not a regular expression: {error}") from None
     if not matched:
         some = next((name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)), "")
         raise ModelError(
-            f"adapter.lora_target_modules: the regular expression '{asked}' matches no module as a whole; one is called {some}"
+            f"adapter.lora_target_modules: the regular expression '{requested}' matches no module as a whole; one is called {some}"
         )
     return matched
 

@@ -46,8 +46,8 @@ def building(final: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
     except (OSError, SafetensorError, RuntimeError) as error:
-        if told := cannot_write(error, final.parent):
-            raise MachineError(f"{final}: {told}; the previous one was left as it was") from None
+        if message := cannot_write(error, final.parent):
+            raise MachineError(f"{final}: {message}; the previous one was left as it was") from None
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -144,8 +144,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
             new.rename(path)
     except OSError as error:
-        if told := cannot_write(error, path.parent):
-            raise MachineError(f"{path}: {told}; the previous one was left as it was") from None
+        if message := cannot_write(error, path.parent):
+            raise MachineError(f"{path}: {message}; the previous one was left as it was") from None
         raise
     finally:
         with suppress(OSError):

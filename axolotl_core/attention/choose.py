@@ -31,8 +31,8 @@ def choose(machine: Machine, need: Need) -> tuple[str, str | None]:
 
     Raises ModelError with the reason in place of that sentence where machine.allow_fallback is false.
     """
-    asked, reasons = asked_for(machine), []
-    for kind in [*asked, *PREFERRED]:
+    requested, reasons = asked_for(machine), []
+    for kind in [*requested, *PREFERRED]:
         reason = _backend(kind).fits(need) if kind in lookup.names(KINDS) else "this version has no such attention"
         if reason is None:
             taken = str(_backend(kind).IMPLEMENTATION)
@@ -40,7 +40,7 @@ def choose(machine: Machine, need: Need) -> tuple[str, str | None]:
         reasons.append(f"{kind} attention does not fit: {reason}")
     else:
         raise AssertionError("eager fits everything")
-    if not asked or kind == asked[0]:
+    if not requested or kind == requested[0]:
         return taken, None
     if not machine.allow_fallback:
         raise ModelError(f"machine: {reasons[0]} (machine.allow_fallback is false)")

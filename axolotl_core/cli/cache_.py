@@ -4,11 +4,13 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from axolotl_core.artifacts.store import Result, results
 from axolotl_core.checkpoints.format import Run, finished_runs
+from axolotl_core.cli.planned import print_json
 from axolotl_core.cli.project import DVC
 from axolotl_core.errors import ParamsError
 from axolotl_core.terminal import say
@@ -22,7 +24,8 @@ DAY_S = 86_400
 @click.option("--trim", "size", metavar="SIZE", help="Remove what was not used for longest until no more than SIZE is left: 500M, 10G.")
 @click.option("--older", type=int, metavar="DAYS", help="Remove what was not used for so many days.")
 @click.option("--clear", is_flag=True, help="Remove all of it.")
-def command(size: str | None, older: int | None, clear: bool) -> None:
+@click.option("--json", "as_document", is_flag=True, help="One JSON document, for programs.")
+def command(size: str | None, older: int | None, clear: bool, as_document: bool) -> None:
     """Show the caches and the finished runs in .axolotl, or trim them.
 
     Rows that were tokenised before, finished results of every stage, and the last checkpoint of each finished training. Losing
@@ -39,8 +42,12 @@ def command(size: str | None, older: int | None, clear: bool) -> None:
         every = (*rows, *made, *runs)
         gone = remove([kept for kept in every if clear or (older is not None and time.time() - kept.used_s > older * DAY_S)])
         gone += trim([kept for kind in _kept(folder) for kept in kind], _bytes(size)) if size is not None else 0
-        say(f"removed {_shown(gone)}")
+        if not as_document:
+            say(f"removed {_shown(gone)}")
         rows, made, runs = _kept(folder)
+    if as_document:
+        print_json(_document(rows, made, runs))
+        return
     for context in rows:
         say(f"{context.dataset:<16} {context.type:<28} {context.rows:>12,} rows  {_shown(context.bytes):>9}  {_used(context.used_s)}")
     for stage in dict.fromkeys(result.stage for result in made):
@@ -57,6 +64,16 @@ def command(size: str | None, older: int | None, clear: bool) -> None:
         say("  (results of earlier params among them; `axolotl push` first if they are to be kept)")
 
 
+def _document(rows: list[Context], made: list[Result], runs: list[Run]) -> dict[str, Any]:
+    """Sizes in bytes, times in seconds since 1970."""
+    return {
+        "rows": [{"dataset": c.dataset, "type": c.type, "rows": c.rows, "bytes": c.bytes, "used_s": c.used_s} for c in rows],
+        "results": [{"stage": r.stage, "key": r.folder.name, "bytes": r.bytes, "used_s": r.used_s} for r in made],
+        "runs": [{"key": run.folder.name, "step": run.step, "bytes": run.bytes, "used_s": run.used_s} for run in runs],
+        "bytes": sum(kept.bytes for kept in (*rows, *made, *runs)),
+    }
+
+
 def _kept(folder: Path) -> tuple[list[Context], list[Result], list[Run]]:
     """Contexts of the row cache, results, finished runs: each kind with those used last first."""
     return contexts(folder / "rows"), results(folder / "store"), finished_runs(folder / "runs")
@@ -65,8 +82,8 @@ def _kept(folder: Path) -> tuple[list[Context], list[Result], list[Run]]:
 def unused_by_dvc(root: Path) -> list[Path]:
     """Objects of DVC's cache that `dvc gc --workspace` would remove."""
     dry = [*DVC, "gc", "--workspace", "--dry", "--force"]
-    said = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=False).stdout
-    return [Path(line.removeprefix("Removing ").strip()) for line in said.splitlines() if line.startswith("Removing ")]
+    summary = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=False).stdout
+    return [Path(line.removeprefix("Removing ").strip()) for line in summary.splitlines() if line.startswith("Removing ")]
 
 
 def _used(seconds: float) -> str:

@@ -1,57 +1,89 @@
 """axolotl check"""
 
 import json
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
 
+from axolotl_core.cli.planned import print_json
 from axolotl_core.cli.project import graph_of, open_project, params_options
 from axolotl_core.errors import AxolotlError, MachineError, ModelError, ParamsError
 from axolotl_core.models.packing import packing_support
-from axolotl_core.params.document import read
+from axolotl_core.params.document import Document, read
 from axolotl_core.params.fallbacks import settle
 from axolotl_core.params.flat.translate import is_flat
 from axolotl_core.params.load import sections_of
 from axolotl_core.params.params import Params
 from axolotl_core.params.sharding import deepspeed_of
+from axolotl_core.report.plan import Shown, as_json
 from axolotl_core.sources.files import files_of, fits, place_of
 from axolotl_core.sources.outside import adapter
 from axolotl_core.sources.place import resolve
 from axolotl_core.stages import checks
 from axolotl_core.stages.graph import sections_wanted
 from axolotl_core.stages.job import Project
+from axolotl_core.stages.plan import Planned
+from axolotl_core.stages.survey import Survey
 from axolotl_core.terminal import say
 
 
 @click.command("check")
 @params_options
-def command(params: Path, overrides: tuple[str, ...]) -> None:
-    """Read params.yaml and say everything that is wrong with it.
+@click.option("--json", "as_document", is_flag=True, help="One JSON document, for programs.")
+def command(params: Path, overrides: tuple[str, ...], as_document: bool) -> None:
+    """Read params.yaml and say everything that is wrong with it, and what a run would do.
 
     Options and their values, impossible pairs, formats and the first rows of each dataset, whether files are there, modules and
     positions of a base model that is here, disk space, and whether dvc.yaml fits. It says what will be taken in the place of a
     preference that this machine does not meet.
     """
-    project, whole = open_project(params, overrides)
-    problems = [*places(project, whole, params), *packing(project, whole, params), *dvc(project, whole, params)]
-    notes: list[str] = []
-    if not problems:  # what follows opens the files
-        document, _ = sections_of(params)
-        found = [*checks.rows(project, whole), *checks.validation(project, whole), *checks.model(project, whole)]
-        problems = [f"{document.place(tuple(option.split('.')))}: {option}: {told}" for option, told in found]
-        problems += [f"{params}: {told}" for told in checks.disk(project, whole)]
+    found = Checked()
     try:
-        settled, notes = settle(whole)
-        notes += [*checks.attention(project, settled), *checks.login(whole)]
-    except (ParamsError, MachineError, ModelError) as error:
-        problems.append(f"{params}: {error}")
-    if problems:
-        raise ParamsError("\n".join(problems))
-    for note in notes:
+        project, config = open_project(params, overrides)
+        look(found, project, config, params)
+    except ParamsError as error:
+        found.problems += str(error).splitlines()
+    if as_document:
+        plan = as_json(found.plan, Shown(Document(str(params), {}))) if found.plan else {"stages": []}
+        print_json({"ok": not found.problems, "problems": found.problems, "notes": found.notes, **plan})
+        sys.exit(ParamsError.exit_status if found.problems else 0)
+    if found.problems:
+        raise ParamsError("\n".join(found.problems))
+    for note in found.notes:
         say(f"  {note}")
-    names = ", ".join(f"{name} ({data.type if isinstance(data.type, str) else 'own prompt'})" for name, data in whole.datasets.items())
-    say(f"{params} is right: {whole.model.base_model}, {whole.adapter.adapter or 'all weights'}, {names}")
+    if runs := [planned.step.name for planned in found.plan if planned.state == "run" and not planned.kept]:
+        say(f"  would run: {', '.join(runs)} (`axolotl why` says why)")
+    names = ", ".join(f"{name} ({data.type if isinstance(data.type, str) else 'own prompt'})" for name, data in config.datasets.items())
+    say(f"{params} is right: {config.model.base_model}, {config.adapter.adapter or 'all weights'}, {names}")
+
+
+@dataclass
+class Checked:
+    """What was found: problems and notes, a sentence each, and the plan where nothing is wrong."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    plan: list[Planned] = field(default_factory=list)
+
+
+def look(found: Checked, project: Project, params: Params, file: Path) -> None:
+    """Fill in what is found. Raises ParamsError for a file that cannot be read."""
+    found.problems = [*places(project, params, file), *packing(project, params, file), *dvc(project, params, file)]
+    if not found.problems:  # what follows opens the files
+        document, _ = sections_of(file)
+        wrong = [*checks.rows(project, params), *checks.validation(project, params), *checks.model(project, params)]
+        found.problems = [f"{document.place(tuple(option.split('.')))}: {option}: {sentence}" for option, sentence in wrong]
+        found.problems += [f"{file}: {sentence}" for sentence in checks.disk(project, params)]
+    try:
+        settled, notes = settle(params)
+        found.notes = [*notes, *checks.attention(project, settled), *checks.login(params)]
+    except (ParamsError, MachineError, ModelError) as error:
+        found.problems.append(f"{file}: {error}")
+    if not found.problems:
+        found.plan = Survey(project, params).plan()
 
 
 def places(project: Project, params: Params, file: Path) -> list[str]:

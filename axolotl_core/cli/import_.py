@@ -43,10 +43,10 @@ def command(old: Path, out: Path, num_gpus: int | None, force: bool) -> None:
     if out.exists() and out.read_text(encoding="utf-8", errors="replace") != new:
         keep(out)
     write_atomically(out, new.encode())
-    for fate in made.fates:
-        if fate.fate != "left out":
-            say(f"  {fate.option:<32} {fate.fate:<11} {fate.told}")
-    _tell_left_out(document, [fate for fate in made.fates if fate.fate == "left out"])
+    for migration in made.migrations:
+        if migration.status != "left out":
+            say(f"  {migration.option:<32} {migration.status:<11} {migration.message}")
+    _tell_left_out(document, [migration for migration in made.migrations if migration.status == "left out"])
     _tell_batch(document, processes, num_gpus)
     say(f"wrote {out}")
     try:
@@ -65,11 +65,12 @@ def _tell_batch(document: Document, processes: int, num_gpus: int | None) -> Non
     say(f"batch_size {rows * copies} = {each} × {copies} GPU{'s' * (copies > 1)}{shared}, {given}")
 
 
-def _tell_left_out(document: Document, fates: list[Migration]) -> None:
-    if fates:
+def _tell_left_out(document: Document, migrations: list[Migration]) -> None:
+    if migrations:
         say("left out:")
-    for fate in fates:
-        say(f"  {document.place(place_of(fate))}: {fate.option}: {fate.told}{'' if fate.stops else ' (the result is the same)'}")
+    for migration in migrations:
+        same = "" if migration.stops else " (the result is the same)"
+        say(f"  {document.place(place_of(migration))}: {migration.option}: {migration.message}{same}")
 
 
 def _gpus() -> int:

@@ -43,18 +43,18 @@ def command(words: tuple[str, ...], params: Path | None, which: str, system: str
     axolotl inference config.yml --model merged
     echo "Why is the water cloudy?" | axolotl inference --model merged
     """
-    project, whole = open_project(*config_and_overrides([*([str(params)] if params else []), *words]))
-    shared: dict[str, Any] = {"quantise": whole.model, "datasets": whole.datasets, "system": system, "raw": raw, "tell": warn}
+    project, config = open_project(*config_and_overrides([*([str(params)] if params else []), *words]))
+    shared: dict[str, Any] = {"quantise": config.model, "datasets": config.datasets, "system": system, "raw": raw, "tell": warn}
     with manifest.opened(project.artifacts, READS[which], project.stats.digest) as artifacts:
-        chat = open_chat(project.root, artifacts, project.stats, which, whole.machine, Sampling(**sampling), **shared)
-        for note in _changed(project, whole):
+        chat = open_chat(project.root, artifacts, project.stats, which, config.machine, Sampling(**sampling), **shared)
+        for note in _changed(project, config):
             warn(f"{params or 'params.yaml'} has changed since training, and the model is as it was trained: {note}")
         if not sys.stdin.isatty():
             prompt = sys.stdin.buffer.read().decode("utf-8") if raw else sys.stdin.read().strip("\n")
             if prompt.strip():
                 _stream(chat, prompt)
             return
-        warn(f"{which} of {whole.model.base_model}; a blank line or Ctrl-D sends, {COMMANDS}")
+        warn(f"{which} of {config.model.base_model}; a blank line or Ctrl-D sends, {COMMANDS}")
         while (prompt := _typed()) is not None:
             if not _obeyed(chat, prompt):
                 _stream(chat, prompt)

@@ -22,9 +22,9 @@ STAGES = {
 
 def command_of(name: str) -> click.Command:
     """`axolotl NAME [CONFIG] [--OPTION VALUE]...`, which brings its stage up to date and all that it reads."""
-    stage, told = STAGES[name]
+    stage, message = STAGES[name]
 
-    @click.command(name, cls=WithOptions, help=_help(name, stage, told))
+    @click.command(name, cls=WithOptions, help=_help(name, stage, message))
     @click.option("--force", is_flag=True, help="Run it even if it is up to date.")
     @click.option("--only", is_flag=True, help="Just this stage; what it reads must be there.")
     @click.option("overrides", "--set", multiple=True, metavar="OPTION=VALUE", help="The same as --OPTION VALUE.")
@@ -36,8 +36,8 @@ def command_of(name: str) -> click.Command:
     return command
 
 
-def _help(name: str, stage: str, told: str) -> str:
-    return f"""{told}
+def _help(name: str, stage: str, message: str) -> str:
+    return f"""{message}
 
     CONFIG is a params.yaml or a flat Axolotl YAML; unset: params.yaml. It is `axolotl stage {stage}`: what is up to date is not run again.
     Every option of CONFIG can be given as a flag, with its section or without.

@@ -33,9 +33,9 @@ def params_options(command: Any) -> Any:
     )
 
 
-def _tell(told: str) -> None:
+def _tell(message: str) -> None:
     if world.rank() == 0:
-        warn(told)
+        warn(message)
 
 
 def open_project(path: Path, overrides: Sequence[str] = (), *, anew: bool = False) -> tuple[Project, Params]:

@@ -29,29 +29,29 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
     axolotl pull              all that dvc.lock names
     axolotl pull train        tokens, packed rows, tokenizer: for a GPU box that needs no raw data
     """
-    project, whole = open_project(params, overrides)
+    project, config = open_project(params, overrides)
     outs = outs_of(project.root)
-    every = steps(whole.datasets)
-    wanted = _read_by(whole, name) if name else every
+    every = steps(config.datasets)
+    wanted = _read_by(config, name) if name else every
     paths = sorted(path for step in wanted for path in _files(step) if path in outs)
     if not paths:
         raise ArtifactError(f"dvc.lock names nothing that {name or 'a stage'} reads; `git pull` brings the lock of who made it")
     _pull(project.root, paths, remote)
-    if bad := _wrong(project, whole, wanted, outs):
+    if bad := _wrong(project, config, wanted, outs):
         there, cache = open_remote(project.root, remote)
         oids = objects_of({path: outs[path] for path in bad if path in outs}, cache).paths
         with foreign(unreachable):
             rotten = damaged(cache, oids)
             gone = lacking(there, cache, rotten)
         if gone:
-            path, told = next(iter(bad.items()))
-            raise ArtifactError(f"{path}: {told}; and the remote has not got it whole either, `axolotl push` where it was made")
+            path, message = next(iter(bad.items()))
+            raise ArtifactError(f"{path}: {message}; and the remote has not got it whole either, `axolotl push` where it was made")
         for oid in rotten:  # what is whole stays
             Path(cache.oid_to_path(oid)).unlink()
         _pull(project.root, [path for path in sorted(bad) if path in outs], remote)
-        if bad := _wrong(project, whole, wanted, outs):
-            path, told = next(iter(bad.items()))
-            raise ArtifactError(f"{path}: the remote's copy is damaged too ({told}); `axolotl push` where it was made")
+        if bad := _wrong(project, config, wanted, outs):
+            path, message = next(iter(bad.items()))
+            raise ArtifactError(f"{path}: the remote's copy is damaged too ({message}); `axolotl push` where it was made")
     say(f"{len(paths):,} outs are here and complete")
 
 
@@ -78,6 +78,6 @@ def _wrong(project: Project, params: Params, wanted: list[Step], outs: dict[str,
         if f"{ARTIFACTS}/{step.output}" not in outs:
             continue
         made = Survey(project, params).made(step)
-        told = damage(project, step, made) if made else {step.key_file: "is missing or damaged"}
-        found |= {f"{ARTIFACTS}/{path}": reason for path, reason in told.items()}
+        message = damage(project, step, made) if made else {step.key_file: "is missing or damaged"}
+        found |= {f"{ARTIFACTS}/{path}": reason for path, reason in message.items()}
     return found

@@ -118,10 +118,10 @@ def open_remote(root: Path, name: str | None) -> tuple[Any, Any]:
         repo = Repo(str(root))
         return repo.cloud.get_remote_odb(name), repo.cache.local
     except DvcException as error:
-        told = " ".join(str(error).split())
-        if "no remote" in told or "not found" in told or "doesn't exist" in told:
-            raise ParamsError(f"no such remote: {told}; `dvc remote add --default store s3://…` makes one") from None
-        raise MachineError(f"DVC cannot open the remote: {told}") from None
+        message = " ".join(str(error).split())
+        if "no remote" in message or "not found" in message or "doesn't exist" in message:
+            raise ParamsError(f"no such remote: {message}; `dvc remote add --default store s3://…` makes one") from None
+        raise MachineError(f"DVC cannot open the remote: {message}") from None
 
 
 def names_of(oids: Iterable[str], objects: Objects) -> str:
@@ -131,8 +131,8 @@ def names_of(oids: Iterable[str], objects: Objects) -> str:
     return ", ".join(paths[:3]) + more
 
 
-def unreachable(told: str) -> ArtifactError:
-    return ArtifactError(f"the remote cannot be asked ({told}); nothing is known of what it holds, try again")
+def unreachable(message: str) -> ArtifactError:
+    return ArtifactError(f"the remote cannot be asked ({message}); nothing is known of what it holds, try again")
 
 
 def obtainable(root: Path, lacking_here: Iterable[Step], every: Sequence[Step], remote: str | None = None) -> dict[str, str]:

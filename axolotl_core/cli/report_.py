@@ -1,72 +1,34 @@
 """axolotl report"""
 
 import json
-import textwrap
 from pathlib import Path
-from typing import Any
 
 import click
 
 from axolotl_core.artifacts import manifest
+from axolotl_core.cli.planned import print_json
+from axolotl_core.report.evaluation import report_lines
 from axolotl_core.stages.graph import ARTIFACTS
 from axolotl_core.terminal import say
 
-WIDTH = 38
-LINES = 7
-
 
 @click.command("report")
-def command() -> None:
+@click.option("--json", "as_document", is_flag=True, help="One JSON document, for programs.")
+def command(as_document: bool) -> None:
     """Show what training changed: losses and replies."""
-    show(Path.cwd())
+    show(Path.cwd(), as_document=as_document)
 
 
-def show(root: Path) -> None:
-    """The table, from artifacts/evaluation. Raises ArtifactError when there is none."""
+def show(root: Path, *, as_document: bool = False) -> None:
+    """From artifacts/evaluation. Raises ArtifactError when there is none."""
     artifacts = root / ARTIFACTS
     manifest.verify(artifacts / "evaluation")
     report = json.loads((artifacts / "evaluation" / "report.json").read_text(encoding="utf-8"))
-    say("\n" + numbers(report["before"], report["after"]))
-    for i, reply in enumerate(report["replies"], 1):
-        say(f"\n{i}. {_question(reply['prompt'])}")
-        say(columns("before", reply["before"], "after", reply["after"]))
+    if as_document:
+        print_json(report)
+        return
+    for line in report_lines(report):
+        say(line)
     say(f"\n  adapter          {ARTIFACTS}/adapter")
     say(f"  merged model     {ARTIFACTS}/export")
     say("  chat with it     axolotl inference\n")
-
-
-def numbers(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Loss, perplexity and accuracy before and after, a line per dataset."""
-    if not after["tokens"]:
-        return "nothing was held out (packing.val_set_size), so there is no loss to show"
-    lines = [f"{'validation':<16}{'tokens':>8}{'loss before':>14}{'after':>9}{'change':>9}{'accuracy before':>17}{'after':>9}"]
-    for name in ("all", *after["datasets"]):
-        b, a = (before, after) if name == "all" else (before["datasets"][name], after["datasets"][name])
-        if a["tokens"]:
-            lines.append(
-                f"{name:<16}{a['tokens']:>8,}{b['loss']:>14.3f}{a['loss']:>9.3f}{a['loss'] / b['loss'] - 1:>9.0%}"
-                f"{b['accuracy']:>17.0%}{a['accuracy']:>9.0%}"
-            )
-    return "\n".join(lines)
-
-
-def columns(left: str, left_text: str, right: str, right_text: str) -> str:
-    """Two texts side by side, cut after a few lines."""
-    sides = [_wrapped(text) for text in (left_text, right_text)]
-    rows = max(map(len, sides))
-    lines = [f"   {left:<{WIDTH}} │ {right}", f"   {'─' * WIDTH}─┼─{'─' * WIDTH}"]
-    for i in range(rows):
-        cells = [side[i] if i < len(side) else "" for side in sides]
-        lines.append(f"   {cells[0]:<{WIDTH}} │ {cells[1]}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _wrapped(text: str) -> list[str]:
-    lines = [part for line in text.splitlines() for part in (textwrap.wrap(line, WIDTH) or [""])] or ["(nothing)"]
-    return lines if len(lines) <= LINES else [*lines[: LINES - 1], "…"]
-
-
-def _question(prompt: str) -> str:
-    """The last thing the user said, without the words of the template around it."""
-    lines = [line for line in prompt.splitlines() if line.strip() and line.strip(":# ").lower() not in ("assistant", "response", "user")]
-    return lines[-1].strip() if lines else prompt

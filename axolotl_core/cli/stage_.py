@@ -58,14 +58,14 @@ def bring(
     revision: int | None = None,
 ) -> None:
     """Bring a stage up to date. Raises AxolotlError."""
-    project, whole = open_project(params, overrides, anew=(force or verify) and not world.launched())
-    for step in chosen(name, whole.datasets):
+    project, config = open_project(params, overrides, anew=(force or verify) and not world.launched())
+    for step in chosen(name, config.datasets):
         if revision is not None and revision != step.stage.revision:
             raise ParamsError(
                 f"dvc.yaml asks for revision {revision} of {step.stage.name}, this axolotl has {step.stage.revision}; run `axolotl upgrade`"
             )
     try:
-        built = run(project, whole, name, only=only, force=force, branch=branch_from.expanduser() if branch_from else None)
+        built = run(project, config, name, only=only, force=force, branch=branch_from.expanduser() if branch_from else None)
     finally:
         if world.rank() == 0:
             project.stats.save()

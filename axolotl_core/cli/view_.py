@@ -10,14 +10,14 @@ import click
 
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.scratch import write_atomically
+from axolotl_core.cli.planned import print_json
 from axolotl_core.cli.project import open_project, params_options
 from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.params import Params
+from axolotl_core.report.masks import bars, mask_report
 from axolotl_core.stages.job import Project
 from axolotl_core.stages.run import run
 from axolotl_core.terminal import printable, say, styled
-
-BAR = 40
 
 
 @click.group("view")
@@ -50,8 +50,8 @@ def tokens(params: Path, overrides: tuple[str, ...], dataset: str | None, row: i
     from axolotl_core.report import rows as view
     from axolotl_core.tokens.tokenizer import read_tokenizer
 
-    project, whole = open_project(params, overrides)
-    name = _tokenized(project, whole, dataset)[0]
+    project, config = open_project(params, overrides)
+    name = _tokenized(project, config, dataset)[0]
     with manifest.opened(project.artifacts, (f"raw/{name}", f"tokens/{name}", "tokenizer"), project.stats.digest) as at:
         shown = view.show(at / "raw" / name, at / "tokens" / name, read_tokenizer(at / "tokenizer"), row)
     if page is not None:
@@ -69,16 +69,21 @@ def tokens(params: Path, overrides: tuple[str, ...], dataset: str | None, row: i
 @command.command("masks")
 @params_options
 @_dataset_option("Only this dataset.")
-def masks(params: Path, overrides: tuple[str, ...], dataset: str | None) -> None:
+@click.option("--json", "as_document", is_flag=True, help="One JSON document, for programs.")
+def masks(params: Path, overrides: tuple[str, ...], dataset: str | None, as_document: bool) -> None:
     """Show the mask report: what is trained by role, what looks wrong, how long rows are.
 
     Brings tokenize up to date first.
     """
-    project, whole = open_project(params, overrides)
-    for name in _tokenized(project, whole, dataset, every=True):
-        report = json.loads((project.artifacts / "metrics" / "masks" / f"{name}.json").read_text(encoding="utf-8"))
-        lengths = (project.artifacts / "plots" / "lengths" / f"{name}.csv").read_text(encoding="utf-8")
-        say(f"{name}\n{_report(report)}\n{_bars(lengths)}\n")
+    project, config = open_project(params, overrides)
+    names = _tokenized(project, config, dataset, every=True)
+    metrics, plots = project.artifacts / "metrics" / "masks", project.artifacts / "plots" / "lengths"
+    reports = {name: json.loads((metrics / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    if as_document:
+        print_json(reports)
+        return
+    for name, report in reports.items():
+        say(f"{name}\n{mask_report(report)}\n{bars((plots / f'{name}.csv').read_text(encoding='utf-8'))}\n")
 
 
 def _tokenized(project: Project, params: Params, dataset: str | None, *, every: bool = False) -> list[str]:
@@ -96,27 +101,3 @@ def _tokenized(project: Project, params: Params, dataset: str | None, *, every: 
 def _styled(run: Any) -> str:
     colour = "green" if run.trained else "bright_black"
     return click.style(printable(run.text), fg=colour, reverse=run.special or None)
-
-
-def _report(report: dict[str, Any]) -> str:
-    lines = [f"  {report['rows']:,} rows, {report['tokens']:,} tokens, {report['trained_share']:.0%} trained"]
-    for role, of in report["roles"].items():
-        lines.append(f"  {role:<12} {of['tokens']:>12,} tokens, {of['share']:>5.0%} trained")
-    lines.append(f"  {report['turns']:,} answers, {report['turns_whose_end_is_not_trained']:,} whose end is not trained")
-    lines.append(f"  {report['rows_without_trained_token']:,} rows without a target token (dropped)")
-    lines.append(f"  {report['rows_not_given_back']:,} rows whose ids do not give the text back")
-    (how, count), *_ = report["special_tokens_in_fields"].items()
-    lines.append(f"  {count:,} special tokens in fields, taken {how.replace('_', ' ')}")
-    split = ", ".join(f"{name} in {rows:,} rows" for name, rows in report["special_tokens_split"].items())
-    lines.append(f"  looks like a special token and was split: {split or 'nothing'}")
-    lines.append(
-        "  length " + ", ".join(f"{name} {value:,}" for name, value in report["lengths"].items()) + f", longest {report['longest']:,}"
-    )
-    return "\n".join(lines)
-
-
-def _bars(lengths: str) -> str:
-    """The histogram of lengths, a line a bin."""
-    bins = [tuple(map(int, line.split(","))) for line in lengths.splitlines()[1:]]
-    most = max(rows for _, rows in bins)
-    return "\n".join(f"  {tokens:>8,} {'█' * round(BAR * rows / most):<{BAR}} {rows:,}" for tokens, rows in bins)

@@ -55,8 +55,8 @@ def _beginnings(datasets: np.ndarray) -> list[int]:
 
 def stops_of(model: Any, tokenizer: Tokenizer, chosen: Sequence[Prompt]) -> list[int]:
     """Ids that end a reply: the tokenizer's and the model's ends of sequence, and the added token that an expected reply ends with."""
-    said = [prompt.expected[-1] for prompt in chosen if prompt.expected and prompt.expected[-1] in tokenizer.ends]
-    return tokenizer.stop_ids(unwrap(model).generation_config.eos_token_id, said)
+    line = [prompt.expected[-1] for prompt in chosen if prompt.expected and prompt.expected[-1] in tokenizer.ends]
+    return tokenizer.stop_ids(unwrap(model).generation_config.eos_token_id, line)
 
 
 @torch.no_grad()

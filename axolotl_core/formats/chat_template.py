@@ -83,8 +83,8 @@ def written(data: Dataset, template: ChatTemplate) -> Format:
 
     def read(row: Row) -> Example:
         messages, on = _messages(row, data, roles)
-        asked = [message["role"] in train if on[i] is None else on[i] for i, message in enumerate(messages)]
-        wanted = [i for i, message in enumerate(messages) if asked[i] and _says_something(message)]
+        requested = [message["role"] in train if on[i] is None else on[i] for i, message in enumerate(messages)]
+        wanted = [i for i, message in enumerate(messages) if requested[i] and _says_something(message)]
         tools = _decoded(row.get(data.field_tools or "tools")) or None
         if ends == "all":
             text, spans = template.spans(messages, tools, range(len(messages)))
@@ -100,8 +100,8 @@ def written(data: Dataset, template: ChatTemplate) -> Format:
 
 def ends_of(data: Dataset) -> str:
     """Which tokens that end a turn are trained: `turn`, `all`, `last` or `none`."""
-    asked = data.train_on_eos if data.train_on_eot is None else data.train_on_eot
-    return {True: "turn", False: "none", None: "turn"}.get(asked, asked)  # type: ignore[arg-type, return-value, call-overload]
+    requested = data.train_on_eos if data.train_on_eot is None else data.train_on_eot
+    return {True: "turn", False: "none", None: "turn"}.get(requested, requested)  # type: ignore[arg-type, return-value, call-overload]
 
 
 def date_of(data: Dataset) -> datetime.date:

@@ -69,7 +69,7 @@ def load_model(
     packed: before the weights are read, a small random model of the family shows that samples of a row stay apart.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
     """
-    with foreign(lambda told: ModelError(f"{weights}: transformers does not know this model: {told}")):
+    with foreign(lambda message: ModelError(f"{weights}: transformers does not know this model: {message}")):
         config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(

@@ -44,14 +44,14 @@ def pin_model(model: Model, root: Path, out: Path, *, token: bool | None, stats:
     Raises ModelError: no network, no such repository, no model in it, not a GGUF file. DataError: a file changed meanwhile.
     """
     place = resolve(model.base_model, root)
-    with warnings.catch_warnings(action="ignore"), foreign(lambda told: _unreadable(place, told)):
+    with warnings.catch_warnings(action="ignore"), foreign(lambda message: _unreadable(place, message)):
         return _pin(model, place, out, token, stats, wanted)
 
 
-def _unreadable(place: Place, told: str) -> ModelError:
+def _unreadable(place: Place, message: str) -> ModelError:
     """torch refuses what is not a tensor with some advice on how to run it all the same."""
-    refused = "weights_only" in told or "eights only" in told
-    return ModelError(f"{place.text}: cannot be read as a model: {WEIGHTS_ONLY if refused else told}")
+    refused = "weights_only" in message or "eights only" in message
+    return ModelError(f"{place.text}: cannot be read as a model: {WEIGHTS_ONLY if refused else message}")
 
 
 def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatCache, wanted: Mapping[str, str]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _as_wanted(place: Place, files: list[Path], stats: StatCache, wanted: Mappin
 
 def config_of(folder: Path) -> dict[str, Any]:
     """config.json of a model. Raises ModelError where it is not an object that names a model type."""
-    with foreign(lambda told: ModelError(f"{folder / 'config.json'}: cannot be read: {told}")):
+    with foreign(lambda message: ModelError(f"{folder / 'config.json'}: cannot be read: {message}")):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"{folder / 'config.json'}: names no model_type, so it is not a model that transformers can read")

@@ -13,7 +13,7 @@ from axolotl_core.errors import ModelError, ParamsError, foreign
 
 def model_on_meta(folder: Path) -> Any:
     """The model of a folder without weights (device meta). Raises ModelError where transformers does not know it."""
-    with foreign(lambda told: ModelError(f"{folder}: transformers does not know this model: {told}")):
+    with foreign(lambda message: ModelError(f"{folder}: transformers does not know this model: {message}")):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -112,8 +112,8 @@ def parsed(text: str, source: str) -> Document:
         raise ParamsError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     except UNREADABLE as error:  # a date that is none, a number of thousands of digits, a mapping merged into itself
         line = next((i for i, shown in enumerate(text.splitlines(), 1) if DIGITS.search(shown)), None)
-        place, told = (f"{source}:{line}", "a number is too long") if line else (source, f"it cannot be read: {error}")
-        raise ParamsError(f"{place}: not valid YAML: {told}") from None
+        place, message = (f"{source}:{line}", "a number is too long") if line else (source, f"it cannot be read: {error}")
+        raise ParamsError(f"{place}: not valid YAML: {message}") from None
     if not isinstance(tree, CommentedMap):
         raise ParamsError(f"{source}: got {type(tree).__name__}, wanted a mapping of sections such as `model:`")
     document = Document(source, {})
@@ -198,8 +198,8 @@ class _Plain:
                 if type(node) is not kind and not getattr(getattr(node, "anchor", None), "value", None):
                     self.document.spelled[where] = node
                 return kind(node)
-        told = f"got a value of the kind {type(node).__name__.removeprefix('Commented').lower()}"
-        raise ParamsError(f"{self.document.place(where)}: {told}, which no option has; write a plain value")
+        message = f"got a value of the kind {type(node).__name__.removeprefix('Commented').lower()}"
+        raise ParamsError(f"{self.document.place(where)}: {message}, which no option has; write a plain value")
 
 
 def _comments(text: Sequence[str], tree: CommentedMap, document: Document) -> dict[Where, Comment]:

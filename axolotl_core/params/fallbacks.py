@@ -67,9 +67,9 @@ def settle(params: Params) -> tuple[Params, list[str]]:
 
 def _kernels(machine: Machine) -> Iterator[Change]:
     for taken in dict.fromkeys(KERNELS.values()):
-        asked = [option for option, instead in KERNELS.items() if instead == taken and getattr(machine, option)]
-        if asked:
-            yield ", ".join(asked), dict.fromkeys(asked, False), f"not built yet, {taken}"
+        requested = [option for option, instead in KERNELS.items() if instead == taken and getattr(machine, option)]
+        if requested:
+            yield ", ".join(requested), dict.fromkeys(requested, False), f"not built yet, {taken}"
 
 
 def _offload(machine: Machine) -> Iterator[Change]:

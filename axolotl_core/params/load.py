@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.conflicts import conflicts
+from axolotl_core.params.datasets import UserPrompt
 from axolotl_core.params.document import Document, Where, read, scalar
 from axolotl_core.params.flat.sectioned import rename_in_datasets, replace_removed_optimizer, with_names
 from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, translate, what_became_of
@@ -42,15 +43,21 @@ def sections_of(path: Path) -> tuple[Document, list[str]]:
     """
     document = read(path)
     if not is_flat(document.values):
-        found, fates = with_names(document)
-        return found, [f"{document.place(('datasets',))}: {fate.told}" for fate in fates]
+        found, migrations = with_names(document)
+        return found, [f"{document.place(('datasets',))}: {migration.message}" for migration in migrations]
     made = translate(document)
-    stops = [fate for fate in made.fates if fate.stops]
+    stops = [migration for migration in made.migrations if migration.stops]
     if stops:
-        left_out = "\n".join(f"{document.place(place_of(fate))}: '{fate.option}' is left out: {fate.told}" for fate in stops)
+        left_out = "\n".join(
+            f"{document.place(place_of(migration))}: '{migration.option}' is left out: {migration.message}" for migration in stops
+        )
         raise ParamsError(f"{left_out}\n{path}: `axolotl import {path}` writes a params.yaml without {_them(len(stops))}")
-    told = [fate for fate in made.fates if fate.fate == "replaced" or (fate.fate == "left out" and not fate.stops)]
-    lines = [f"{document.place(place_of(fate))}: {fate.option} → {fate.told}" for fate in told]
+    message = [
+        migration
+        for migration in made.migrations
+        if migration.status == "replaced" or (migration.status == "left out" and not migration.stops)
+    ]
+    lines = [f"{document.place(place_of(migration))}: {migration.option} → {migration.message}" for migration in message]
     if countable(document.values) and not made.document.values.get("machine", {}).get("num_processes"):
         rows, each = batch_of(document.values)
         lines.append(f"{path}: batch_size {rows} = {each}; Axolotl takes so many on each GPU: --batch-size, or `axolotl import --num-gpus`")
@@ -82,16 +89,16 @@ def place_of_override(text: str) -> Where:
 
 def validate(document: Document) -> Params:
     """Types and names by pydantic, then what is not built yet, then impossible pairs."""
-    problems = [f"{document.place((key,))}: {told}" for key, told in _names(document.values)]
-    problems += [f"{document.place(where)}: {told}" for where, told in rename_in_datasets(document)]
+    problems = [f"{document.place((key,))}: {message}" for key, message in _names(document.values)]
+    problems += [f"{document.place(where)}: {message}" for where, message in rename_in_datasets(document)]
     values = {key: {} if value is None and key in SECTIONS and key != "datasets" else value for key, value in document.values.items()}
     try:
         params = Params.model_validate(values)
     except ValidationError as error:
         problems += list(_sentences(document, error.errors()))
     else:
-        problems += [f"{document.place(where)}: {told}" for where, told in unsupported(params)]
-        problems += [f"{document.place(where)}: {told}" for where, told in conflicts(params)]
+        problems += [f"{document.place(where)}: {message}" for where, message in unsupported(params)]
+        problems += [f"{document.place(where)}: {message}" for where, message in conflicts(params)]
     if problems:
         raise ParamsError("\n".join(dict.fromkeys(problems)))
     return resolved(params)
@@ -113,8 +120,8 @@ def unsupported(params: Params) -> Iterator[tuple[Where, str]]:
     sections += [((name,), getattr(params, name)) for name in SECTIONS if name != "datasets"]
     for where, section in sections:
         for option in type(section).model_fields:
-            if told := acted_on(type(section), option, getattr(section, option)):
-                yield (*where, option), told
+            if message := acted_on(type(section), option, getattr(section, option)):
+                yield (*where, option), message
 
 
 def _names(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -128,7 +135,7 @@ def _sentences(document: Document, details: Sequence[ErrorDetails]) -> Iterator[
     """One sentence a path; a union that fails has one detail a branch, which are told together."""
     grouped: dict[Where, list[ErrorDetails]] = {}
     for detail in details:
-        grouped.setdefault(tuple(part for part in detail["loc"] if not _is_branch(part)), []).append(detail)
+        grouped.setdefault(_place_of(document.values, detail), []).append(detail)
     for where, group in grouped.items():
         if not any(other != where and other[: len(where)] == where for other in grouped):
             yield f"{document.place(where)}: {_told(where, group)}"
@@ -160,9 +167,18 @@ WANTED = {
 }
 
 
-def _is_branch(part: int | str) -> bool:
-    """pydantic puts the tried branch of a union into the path: `str`, `UserPrompt`, `list[str]`, `literal[...]`."""
-    return isinstance(part, str) and bool(re.match(r"(\[key\]|str|int|float|bool|UserPrompt|(list|dict|literal|constrained)\b.*)$", part))
+def _place_of(values: Any, detail: ErrorDetails) -> Where:
+    """The path of a value, without the branches of unions that pydantic puts into it: `str`, `list[str]`, `UserPrompt`."""
+    where: list[int | str] = []
+    for part in detail["loc"]:
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        elif detail["type"] != "missing" or part != detail["loc"][-1]:
+            continue
+        where.append(part)
+    return tuple(where)
 
 
 def _owner(where: Where) -> str:
@@ -177,7 +193,7 @@ def _nearest_option(where: Where) -> str:
     kind = SECTIONS.get(str(where[0]))
     own = list(kind.model_fields) if kind else []
     if where[0] == "datasets" and len(where) > 3:
-        own = list(SECTIONS["datasets"].model_fields["type"].annotation.__args__[1].model_fields)  # type: ignore[union-attr]
+        own = list(UserPrompt.model_fields)
     elif option in section_of():
         return f"; it belongs into the section '{section_of()[option]}'"
     return what_became_of(option) or nearest(option, own) or nearest(option, section_of())

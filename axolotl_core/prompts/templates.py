@@ -20,11 +20,11 @@ SAME = {"nemotron": "chatml", "nemotron_h": "chatml", "aya": "cohere", "gemma3n"
 
 @dataclass(frozen=True)
 class Given:
-    """source: Jinja text, None for the tokenizer's own; fallback: what is taken where the tokenizer has none; said: for the user."""
+    """source: Jinja text, None for the tokenizer's own; fallback: what is taken where the tokenizer has none; shown: for the user."""
 
     source: str | None = None
     fallback: str | None = None
-    said: str = "the tokenizer's own"
+    shown: str = "the tokenizer's own"
 
 
 def names() -> list[str]:
@@ -48,11 +48,11 @@ def jinja_file(data: Dataset, root: Path) -> Path | None:
 def template_of(data: Dataset, root: Path) -> Given:
     """What params.yaml says. Raises ParamsError for a name that is neither a file nor a template that comes with axolotl."""
     if file := jinja_file(data, root):
-        return Given(file.read_text(encoding="utf-8-sig"), said=str(file))
+        return Given(file.read_text(encoding="utf-8-sig"), shown=str(file))
     if data.chat_template_jinja is not None:
         if "{" not in data.chat_template_jinja:
             raise ParamsError(f"chat_template_jinja: no such file: {data.chat_template_jinja}; wanted Jinja text or a Jinja file")
-        return Given(data.chat_template_jinja, said="chat_template_jinja")
+        return Given(data.chat_template_jinja, shown="chat_template_jinja")
     name = data.chat_template
     if name in (None, OWN):
         return Given()
@@ -62,4 +62,4 @@ def template_of(data: Dataset, root: Path) -> Given:
         near = nearest(known, [OWN, *names()])
         wanted = f"wanted a Jinja file, {OWN} (the default), or one of {', '.join(names())}"
         raise ParamsError(f"chat_template: no such file: {name}; {wanted}{near}")
-    return Given(fallback=shipped(known)) if known != name else Given(shipped(name), said=name)
+    return Given(fallback=shipped(known)) if known != name else Given(shipped(name), shown=name)

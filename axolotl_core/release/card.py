@@ -50,7 +50,7 @@ def write_card(base_model: str, metrics: dict[str, Any], records: dict[str, dict
     kind = {"lora": "A LoRA fine-tune, merged,"}.get(records["adapter"]["params"]["adapter"].get("adapter", ""), "A full fine-tune")
     losses = ""
     if metrics["eval_loss_before"] is not None and metrics["eval_loss_after"] is not None:
-        losses = f"\nHeld-out loss {metrics['eval_loss_before']:.4f} before and {metrics['eval_loss_after']:.4f} after training.\n"
+        losses = f"\nValidation loss {metrics['eval_loss_before']:.4f} before and {metrics['eval_loss_after']:.4f} after training.\n"
     return TEMPLATE.format(
         title=f"{base_model.rstrip('/').rpartition('/')[2]}, fine-tuned",
         base_model=base_model,

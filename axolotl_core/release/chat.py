@@ -84,14 +84,14 @@ class Chat:
 
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
-        said = ""
+        line = ""
         for piece in streamer:
-            said += piece
+            line += piece
             yield piece
         thread.join()
         if failed:
             raise ModelError(f"no reply could be made: {' '.join(str(failed[0]).split())[:200]}")
-        self.messages.append({"role": "assistant", "content": said})
+        self.messages.append({"role": "assistant", "content": line})
 
     def _ids(self, prompt: str) -> torch.Tensor:
         if self.raw:

@@ -65,8 +65,8 @@ def merge(adapter: Path, base: Path, out: Path, *, vocabulary: int) -> str:
     del loaded, model, merged  # memory for one model is asked for, not for two
     _agree(out, _logits(load_on_cpu(out).eval(), ids), wanted, before)
     rounding, effect = float((wanted - trained).abs().max()), float((before - trained).abs().max())
-    told = "shard by shard" if by_shards else "in memory"
-    return f"merged {told}, logits as base and adapter to {rounding:.1g} (training moved them by {effect:.2g})"
+    message = "shard by shard" if by_shards else "in memory"
+    return f"merged {message}, logits as base and adapter to {rounding:.1g} (training moved them by {effect:.2g})"
 
 
 @torch.no_grad()

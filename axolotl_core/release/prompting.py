@@ -1,4 +1,4 @@
-"""How a trained model is asked: the chat template of its training data, and the tokens that end its replies.
+"""How a trained model is requested: the chat template of its training data, and the tokens that end its replies.
 
 The tokenizer's own template is taken unless the data was written by another one; where the data was not written by the template
 that is taken, that is said, for a model answers well only what looks like its training data.
@@ -68,7 +68,7 @@ def prompting_of(datasets: Mapping[str, Dataset], tokenizer: Tokenizer, root: Pa
         template = ChatTemplate(source, vocabulary.special, settings, vocabulary.added, date)
     except ParamsError as error:  # of the tokenizer, which training had no use for
         return Prompting(source, own, notes=(str(error),))
-    where = _where(given[chosen].said, root) if chosen and own else "the tokenizer's own"
+    where = _where(given[chosen].shown, root) if chosen and own else "the tokenizer's own"
     others = {
         name: sources[name] != source if name in sources else not _writes_as(datasets[name], template, tokenizer, root) for name in datasets
     }
@@ -118,7 +118,7 @@ def _writes_as(data: Dataset, template: ChatTemplate, tokenizer: Tokenizer, root
     try:
         format = format_of(data, root)
         format = format.fit(tokenizer.vocabulary) if format.fit else format
-        asked = template.render([{"role": "user", "content": QUESTION}], generate=True).rstrip(" ")
+        requested = template.render([{"role": "user", "content": QUESTION}], generate=True).rstrip(" ")
     except (DataError, ParamsError, ModelError):
         return False
     for row in _rows(data):
@@ -127,8 +127,8 @@ def _writes_as(data: Dataset, template: ChatTemplate, tokenizer: Tokenizer, root
             if isinstance(example, Example):
                 written = "".join(segment.text for segment in example.segments)
                 prompt = written[: written.rfind(ANSWER)].rstrip(" ")
-                same = common_beginning(prompt[::-1], asked[::-1])
-                return asked.rfind(QUESTION) >= 0 and (same == len(asked) or same > len(asked) - asked.rfind(QUESTION))
+                same = common_beginning(prompt[::-1], requested[::-1])
+                return requested.rfind(QUESTION) >= 0 and (same == len(requested) or same > len(requested) - requested.rfind(QUESTION))
     return False
 
 
@@ -142,8 +142,8 @@ def _rows(data: Dataset) -> Iterator[dict[str, Any]]:
         yield {**fields, "conversations": [{role: user, content: QUESTION}, {role: assistant, content: ANSWER}]}
 
 
-def _where(said: str, root: Path) -> str:
-    return os.path.relpath(said, root) if Path(said).is_absolute() else said
+def _where(line: str, root: Path) -> str:
+    return os.path.relpath(line, root) if Path(line).is_absolute() else line
 
 
 def _type(data: Dataset) -> str:

@@ -34,7 +34,7 @@ class Files:
     paths: list[Path]
     left_out: tuple[str, ...] = ()
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """` (left out: README.md, test.jsonl)`, or nothing."""
         if not self.left_out:
             return ""
@@ -108,7 +108,7 @@ def _of_folder(place: Place, data: Dataset) -> Files:
         chosen = [name for name in every if kind_of(names[name]) is None and not ABOUT.fullmatch(names[name].name)]
     if not chosen:
         wanted = data.ds_type or ", ".join(sorted(SUFFIXES))
-        raise DataError(f"{place.text}: the folder holds no {wanted} file{Files([], tuple(every)).said()}")
+        raise DataError(f"{place.text}: the folder holds no {wanted} file{Files([], tuple(every)).summary()}")
     kept = _of_split(place, chosen, sliced(data.train_on_split)[0])
     return Files([names[name] for name in kept], tuple(name for name in every if name not in set(kept)))
 
@@ -131,9 +131,9 @@ def _of_split(place: Place, names: list[str], wanted: str | None) -> list[str]:
             raise DataError(f"{place.text}: {_no_split(wanted, [split for split in splits if split])}")
         return found
     if len(splits) > 1:
-        told = ", ".join(f"{split or 'none by its name'} ({files[0]}{', …' if files[1:] else ''})" for split, files in splits.items())
+        message = ", ".join(f"{split or 'none by its name'} ({files[0]}{', …' if files[1:] else ''})" for split, files in splits.items())
         raise DataError(
-            f"{place.text}: the folder holds several splits: {told}; choose one with train_on_split, or name files in data_files"
+            f"{place.text}: the folder holds several splits: {message}; choose one with train_on_split, or name files in data_files"
         )
     return names
 

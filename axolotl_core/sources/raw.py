@@ -96,8 +96,8 @@ def write_raw(folder: Path, rows: Iterator[SourceRow], source: str, *, skip: boo
     if problems:
         raise DataError(first_of(problems))
     if table.rows == 0:
-        told = f"; all of its {rejected} rows are malformed, the first at {_first(rejects)}" if rejected else ", it has no row"
-        raise DataError(f"{source}: the dataset is empty{told}")
+        message = f"; all of its {rejected} rows are malformed, the first at {_first(rejects)}" if rejected else ", it has no row"
+        raise DataError(f"{source}: the dataset is empty{message}")
     if not rejected:
         rejects.unlink()
     return {"rows": table.rows, "sources": list(files), **({"malformed": rejected} if rejected else {})}

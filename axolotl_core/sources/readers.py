@@ -28,9 +28,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A row that is none: what to tell of it, and what could be read."""
+    """A malformed row: what is wrong with it, and what could be read."""
 
-    told: str
+    problem: str
     value: Any
 
 
@@ -146,8 +146,8 @@ def read_csv(source: Source, shown: str, delimiter: str = ",") -> Numbered:
             for row in reader:
                 if None in row or None in row.values():
                     got = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or ())
-                    told = f"got {got} fields, wanted {len(names)}"
-                    yield reader.line_num, Bad(told, [v for v in row.values() if v is not None])
+                    problem = f"got {got} fields, wanted {len(names)}"
+                    yield reader.line_num, Bad(problem, [v for v in row.values() if v is not None])
                 else:
                     yield reader.line_num, row
         except csv.Error as error:

@@ -10,7 +10,9 @@ Labels are not shifted. On the way it is seen whether the ids give the text back
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,43 @@ MOST_BLANKS = 5
 ROLE = {role: i for i, role in enumerate(ROLES)}
 
 
+@dataclass(frozen=True)
+class Segments:
+    """All segments of a block, a column each; row: of the block; role: index in ROLES; eos: how many end it; begin: whether BOS comes
+    in front; ends_turns: whether the format says that its answers end."""
+
+    texts: list[str]
+    row: np.ndarray
+    role: np.ndarray
+    glue: np.ndarray
+    train: np.ndarray
+    begin: np.ndarray
+    eos: np.ndarray
+    ends_turns: np.ndarray
+
+    @classmethod
+    def of(cls, examples: list[tuple[int, Example]]) -> "Segments":
+        """examples: with the number of their row."""
+        segments = [segment for _, example in examples for segment in example.segments]
+        counts = [len(example.segments) for _, example in examples]
+
+        def column(values: Iterable[Any], kind: type) -> np.ndarray:
+            return np.fromiter(values, kind, len(segments))
+
+        begin = column((segment.begin for segment in segments), bool)
+        begin[(np.cumsum(counts) - counts)[[example.bos for _, example in examples]]] = True
+        return cls(
+            [segment.text for segment in segments],
+            np.repeat(np.array([row for row, _ in examples], np.int64), counts),
+            column((ROLE[segment.role] for segment in segments), np.int64),
+            column((segment.glue for segment in segments), bool),
+            column((segment.train for segment in segments), bool),
+            begin,
+            column((segment.end for segment in segments), np.int64),
+            np.repeat([example.ends for _, example in examples], counts),
+        )
+
+
 class RowEncoder:
     """Encodes rows of one dataset. rename and join: see prompts/columns.py."""
 
@@ -51,31 +90,31 @@ class RowEncoder:
         self.tokenizer, self.train_on_inputs, self.rename, self.join = tokenizer, train_on_inputs, rename, join
         self.markup = format.markup  # what fit() gives need not know of it
         self.guard = Guard(tokenizer.control)
-        self.cutter = SegmentTokenizer(tokenizer)
+        self.tokenizer_of_segments = SegmentTokenizer(tokenizer)
         self.ends = np.fromiter(sorted(tokenizer.ends), np.int32)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode rows given as JSON texts. A row that cannot be read is `bad` and has the reason."""
-        draft = RowStats(len(texts))
+        stats = RowStats(len(texts))
         examples: list[tuple[int, Example]] = []
         own: list[tuple[int, Ids]] = []
         for i, text in enumerate(texts):
             try:
-                read = self._read(text, draft.stats[i])
+                read = self._read(text, stats.counts[i])
             except DataError as error:
-                draft.reject(i, str(error))
+                stats.reject(i, str(error))
                 continue
             if isinstance(read, Ids):
                 own.append((i, read))
             elif any(segment.train for segment in read.segments):
                 examples.append((i, read))
-        made = self._examples(examples, draft) if examples else draft.encoded(EMPTY, EMPTY, np.zeros(len(texts), np.int64))
+        made = self._examples(examples, stats) if examples else stats.encoded(EMPTY, EMPTY, np.zeros(len(texts), np.int64))
         if own:
-            given = given_ids(own, draft, self.tokenizer.eos_id)
+            given = given_ids(own, stats, self.tokenizer.eos_id)
             part = np.zeros(len(texts), np.int64)
             part[[i for i, _ in own]] = 1
             made = pick([made, given], part, np.arange(len(texts)))
-        return draft.without_rejected(made)
+        return stats.without_rejected(made)
 
     def _read(self, text: str, stats: np.ndarray) -> Example | Ids:
         row: Row = loads(text)
@@ -87,46 +126,37 @@ class RowEncoder:
                 row = self.guard.apply(row)
         return resolve.read(self.format, shaped(row, self.rename, self.join) if self.rename or self.join else row)
 
-    def _examples(self, examples: list[tuple[int, Example]], draft: RowStats) -> Encoded:
+    def _examples(self, examples: list[tuple[int, Example]], stats: RowStats) -> Encoded:
         """The examples encoded, each in its row; fills in what is counted of it."""
-        segments = [segment for _, example in examples for segment in example.segments]
-        counts = np.fromiter((len(example.segments) for _, example in examples), np.int64, len(examples))
-        rows = np.repeat(np.fromiter((i for i, _ in examples), np.int64, len(examples)), counts)
-        texts = [segment.text for segment in segments]
-        cut = self.cutter.cut(texts, np.fromiter((segment.glue for segment in segments), bool, len(segments)))
-        draft.stats[rows[cut.lost], COLUMN["lossy"]] = 1
-        for s, told in cut.problems.items():
-            draft.reject(rows[s], told)
-        if any("<|" in text for text in texts):
-            self._note_split(texts, rows, draft)
-        begins = np.fromiter((segment.begin for segment in segments), bool, len(segments))
-        begins[(np.cumsum(counts) - counts)[[example.bos for _, example in examples]]] = True
-        ids, lengths = self._with_ends(cut, begins, np.fromiter((segment.end for segment in segments), np.int64, len(segments)))
-        own = np.fromiter((segment.train for segment in segments), bool, len(segments))
-        trained = own | self.train_on_inputs
+        segments = Segments.of(examples)
+        tokenized = self.tokenizer_of_segments.tokenize(segments.texts, segments.glue)
+        stats.counts[segments.row[tokenized.lost], COLUMN["lossy"]] = 1
+        for s, problem in tokenized.problems.items():
+            stats.reject(segments.row[s], problem)
+        if any("<|" in text for text in segments.texts):
+            self._note_split(segments, stats)
+        ids, lengths = self._with_specials(tokenized, segments)
+        trained = segments.train | self.train_on_inputs
         labels = np.where(np.repeat(trained, lengths), ids, np.int32(IGNORE_INDEX))
-        roles = np.fromiter((ROLE[segment.role] for segment in segments), np.int64, len(segments))
-        count = len(draft.reasons)
-        cells, size = rows * len(ROLES) + roles, count * len(ROLES)
-        draft.stats[:, : len(ROLES)] = np.bincount(cells, lengths, size).reshape(-1, len(ROLES))
-        draft.stats[:, len(ROLES) : 2 * len(ROLES)] = np.bincount(cells, lengths * trained, size).reshape(-1, len(ROLES))
-        asked = np.repeat(np.fromiter((example.ends for _, example in examples), bool, len(examples)), counts)
-        self._count_turns((roles == ROLE["assistant"]) & own & (lengths > 0), rows, np.cumsum(lengths), ids, asked, draft)
-        return draft.encoded(ids, labels, np.bincount(rows, lengths, count).astype(np.int64))
+        count = len(stats.reasons)
+        cells, size = segments.row * len(ROLES) + segments.role, count * len(ROLES)
+        stats.counts[:, : len(ROLES)] = np.bincount(cells, lengths, size).reshape(-1, len(ROLES))
+        stats.counts[:, len(ROLES) : 2 * len(ROLES)] = np.bincount(cells, lengths * trained, size).reshape(-1, len(ROLES))
+        self._count_turns(segments, ids, lengths, stats)
+        return stats.encoded(ids, labels, np.bincount(segments.row, lengths, count).astype(np.int64))
 
-    def _count_turns(
-        self, said: np.ndarray, rows: np.ndarray, stops: np.ndarray, ids: np.ndarray, asked: np.ndarray, draft: RowStats
-    ) -> None:
-        """Turns, and those whose last token ends nothing. said: which segments an assistant says, trained; stops: their ends in ids."""
-        spoken = np.flatnonzero(said)
+    def _count_turns(self, segments: Segments, ids: np.ndarray, lengths: np.ndarray, stats: RowStats) -> None:
+        """Trained turns of an assistant, and those whose last token ends nothing. lengths: of the segments in ids."""
+        spoken = np.flatnonzero((segments.role == ROLE["assistant"]) & segments.train & (lengths > 0))
         if len(spoken):
-            goes_on = np.append((np.diff(spoken) == 1) & (np.diff(rows[spoken]) == 0), False)
+            stops = np.cumsum(lengths)
+            goes_on = np.append((np.diff(spoken) == 1) & (np.diff(segments.row[spoken]) == 0), False)
             last = spoken[~goes_on]
-            unended = ~np.isin(ids[stops[last] - 1], self.ends) & asked[last]
+            unended = ~np.isin(ids[stops[last] - 1], self.ends) & segments.ends_turns[last]
             for i in np.flatnonzero(unended).tolist():
                 unended[i] = not self._ends_before_blanks(ids[: stops[last[i]]])
-            draft.stats[:, COLUMN["turns"]] = np.bincount(rows[last], minlength=len(draft.reasons))
-            draft.stats[:, COLUMN["unended"]] = np.bincount(rows[last], unended, len(draft.reasons))
+            stats.counts[:, COLUMN["turns"]] = np.bincount(segments.row[last], minlength=len(stats.reasons))
+            stats.counts[:, COLUMN["unended"]] = np.bincount(segments.row[last], unended, len(stats.reasons))
 
     def _ends_before_blanks(self, ids: np.ndarray) -> bool:
         """Whether the last token that is not a blank ends a turn: `<|im_end|>⏎`."""
@@ -137,22 +167,24 @@ class RowEncoder:
                 return False
         return False
 
-    def _note_split(self, texts: list[str], rows: np.ndarray, draft: RowStats) -> None:
+    def _note_split(self, segments: Segments, stats: RowStats) -> None:
         """Names of what looks like a special token and is none of this tokenizer."""
-        split = {name for name in set(LIKE_SPECIAL.findall("\n".join(texts))) if self.tokenizer.backend.token_to_id(name) is None}
-        for s, text in enumerate(texts) if split else ():
-            if names := split.intersection(LIKE_SPECIAL.findall(text)):
-                have = draft.split[rows[s]]
-                draft.split[rows[s]] = "\n".join(sorted({*names, *(have.split("\n") if have else ())}))
+        names_in = LIKE_SPECIAL.findall
+        split = {name for name in set(names_in("\n".join(segments.texts))) if self.tokenizer.backend.token_to_id(name) is None}
+        for row, text in zip(segments.row, segments.texts, strict=True) if split else ():
+            if names := split.intersection(names_in(text)):
+                have = stats.split[row]
+                stats.split[row] = "\n".join(sorted({*names, *(have.split("\n") if have else ())}))
 
-    def _with_ends(self, cut: Tokenized, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ids and lengths of the segments with BOS in front of those that begin, and EOS behind as often as `ends` says."""
+    def _with_specials(self, tokenized: Tokenized, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
+        """ids and lengths of the segments with BOS in front of those that begin, and EOS behind as often as `eos` says."""
         eos, bos = self.tokenizer.eos_id, self.tokenizer.bos
-        stops = np.cumsum(cut.lengths)
-        have = np.zeros(len(ends), bool)
-        have[cut.lengths > 0] = cut.ids[stops[cut.lengths > 0] - 1] == eos
-        missing = np.maximum(ends - have, 0)
-        before = begins * len(bos)
-        where = np.repeat(np.stack([stops - cut.lengths, stops], 1).reshape(-1), np.stack([before, missing], 1).reshape(-1))
-        put = np.array([id for b, m in zip(before.tolist(), missing.tolist(), strict=True) for id in (bos * bool(b) + [eos] * m)], np.int32)
-        return np.insert(cut.ids, where, put), cut.lengths + before + missing
+        stops, filled = np.cumsum(tokenized.lengths), tokenized.lengths > 0
+        has_eos = np.zeros(len(filled), bool)
+        has_eos[filled] = tokenized.ids[stops[filled] - 1] == eos
+        missing = np.maximum(segments.eos - has_eos, 0)
+        before = segments.begin * len(bos)
+        places = np.stack([stops - tokenized.lengths, stops], 1).reshape(-1)
+        where = np.repeat(places, np.stack([before, missing], 1).reshape(-1))
+        specials = [id for b, m in zip(before.tolist(), missing.tolist(), strict=True) for id in (bos * bool(b) + [eos] * m)]
+        return np.insert(tokenized.ids, where, np.array(specials, np.int32)), tokenized.lengths + before + missing

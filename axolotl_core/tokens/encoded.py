@@ -1,7 +1,7 @@
 """Encoded rows in columns, as they pass from the encoder and the row cache to the store.
 
 ids      5 6 7 | 8 9 | (nothing)      offsets 0 3 5 5
-labels  -100 6 7 | …                  reasons None None "no target token"
+labels  -100 6 7 | …                  reasons None None "no trained token"
 """
 
 from collections.abc import Sequence

@@ -77,7 +77,7 @@ def _load(place: Place, revision: str | None, token: bool | None, kind: str, set
     made_by = getattr(transformers, kind, None)
     if not hasattr(made_by, "from_pretrained"):
         raise ModelError(f"tokenizer.tokenizer_type: transformers has no tokenizer class '{kind}'; remove it")
-    with foreign(lambda told: ModelError(f"{place.text}: transformers finds no tokenizer there: {told}")):
+    with foreign(lambda message: ModelError(f"{place.text}: transformers finds no tokenizer there: {message}")):
         if place.kind == "file":
             return _from_gguf(place.local)
         source = place.text if place.kind == "hub" else str(place.local)

@@ -43,7 +43,7 @@ class SegmentTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.round_trip, self.pieces = tokenizer, tokenizer.round_trip, tokenizer.pieces
 
-    def cut(self, texts: list[str], glue: np.ndarray) -> Tokenized:
+    def tokenize(self, texts: list[str], glue: np.ndarray) -> Tokenized:
         """texts and glue: of each segment; the first is not glued."""
         heads = np.flatnonzero(~glue)
         bounds = np.append(heads, len(texts)).tolist()
@@ -101,25 +101,25 @@ class SegmentTokenizer:
             yield of, joined(ids), joined(starts)
 
     def _mixed(self, texts: list[str], bounds: list[int], guarded: np.ndarray) -> Tokenized:
-        """Groups with guarded special tokens one by one by the twin, all others at once, and put together in their order."""
+        """Groups with guarded special tokens one by one by the shadow tokenizer, all others at once, and put together in their order."""
         own = [texts[first:last] for first, last in pairwise(bounds)]
         plain = [g for g in range(len(own)) if not guarded[g]]
         rest = [text for g in plain for text in own[g]]
         inner = np.concatenate([[0], np.cumsum([len(own[g]) for g in plain])]).astype(int).tolist()
-        cut = self._plain(rest, ["".join(own[g]) for g in plain], inner) if plain else Tokenized(NO_IDS, NO_LENGTHS)
+        made = self._plain(rest, ["".join(own[g]) for g in plain], inner) if plain else Tokenized(NO_IDS, NO_LENGTHS)
         heads = {inner[i]: bounds[g] for i, g in enumerate(plain)}
-        stops = np.append(0, np.cumsum(cut.lengths))
-        parts = {g: Tokenized(cut.ids[stops[a] : stops[b]], cut.lengths[a:b]) for g, (a, b) in zip(plain, pairwise(inner), strict=True)}
-        whole = Tokenized(NO_IDS, NO_LENGTHS, [heads[s] for s in cut.lost])
+        stops = np.append(0, np.cumsum(made.lengths))
+        parts = {g: Tokenized(made.ids[stops[a] : stops[b]], made.lengths[a:b]) for g, (a, b) in zip(plain, pairwise(inner), strict=True)}
+        joint = Tokenized(NO_IDS, NO_LENGTHS, [heads[s] for s in made.lost])
         for g in np.flatnonzero(guarded).tolist():
             try:
                 parts[g] = self._guarded(own[g])
             except DataError as error:
-                whole.problems[bounds[g]] = str(error)
+                joint.problems[bounds[g]] = str(error)
                 parts[g] = Tokenized(NO_IDS, np.zeros(len(own[g]), np.int64))
-            whole.lost += [bounds[g]] if parts[g].lost else []
-        whole.ids, whole.lengths = (np.concatenate([getattr(parts[g], name) for g in range(len(own))]) for name in ("ids", "lengths"))
-        return whole
+            joint.lost += [bounds[g]] if parts[g].lost else []
+        joint.ids, joint.lengths = (np.concatenate([getattr(parts[g], name) for g in range(len(own))]) for name in ("ids", "lengths"))
+        return joint
 
     def _guarded(self, texts: list[str]) -> Tokenized:
         twin = self.tokenizer.twin

@@ -183,10 +183,10 @@ def write_tokens(
     if problems:
         raise DataError(first_of(problems))
     if table.rows == 0:
-        told = ", ".join(f"{count:,} dropped: {reason}" for reason, count in dropped.items())
-        raise DataError(f"{encoder.data.path}: the dataset has no target token, no row is left ({told})")
-    if strict and (told := report.refusal()):
-        raise DataError(told)
+        message = ", ".join(f"{count:,} dropped: {reason}" for reason, count in dropped.items())
+        raise DataError(f"{encoder.data.path}: the dataset has no target token, no row is left ({message})")
+    if strict and (message := report.refusal()):
+        raise DataError(message)
     if not dropped:
         rejected.unlink()
     format = format_of(encoder.data, encoder.root)

@@ -105,7 +105,7 @@ _read_before: dict[tuple[tuple[str, str], ...], Tokenizer] = {}
 
 
 def _read(folder: Path) -> Tokenizer:
-    with foreign(lambda told: ModelError(f"{folder / 'tokenizer.json'}: cannot be read as a tokenizer: {told}")):
+    with foreign(lambda message: ModelError(f"{folder / 'tokenizer.json'}: cannot be read as a tokenizer: {message}")):
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.no_padding()
     backend.no_truncation()

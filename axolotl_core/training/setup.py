@@ -130,10 +130,10 @@ def compile_layers(loaded: Loaded, machine: Machine) -> tuple[str, ...]:
     try:
         torch.compile(torch.neg, **settings)(torch.ones(2, device=loaded.model.device))
     except COMPILER_ERRORS as error:
-        told = f"machine.torch_compile: does not work on this machine ({' '.join(str(error).split())[:120]})"
+        message = f"machine.torch_compile: does not work on this machine ({' '.join(str(error).split())[:120]})"
         if not machine.allow_fallback:
-            raise MachineError(f"{told} (machine.allow_fallback is false)") from None
-        return (f"{told}; the layers are not compiled",)
+            raise MachineError(f"{message} (machine.allow_fallback is false)") from None
+        return (f"{message}; the layers are not compiled",)
     kinds = set(loaded.model._no_split_modules or ())
     for module in unwrap(loaded.model).modules():
         if type(module).__name__ in kinds:

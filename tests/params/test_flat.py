@@ -173,11 +173,11 @@ def test_a_pretraining_dataset_that_cannot_be_is_told(tmp_path: Path, old: str, 
 
 
 def made_of(tmp_path: Path, text: str, processes: int | None = 1):
-    """(document with sections, {option: (fate, told)})"""
+    """(document with sections, {option: (migration, told)})"""
     path = tmp_path / "old.yml"
     path.write_text(text)
     made = translate(read(path), processes)
-    return made.document.values, {fate.option: (fate.fate, fate.told) for fate in made.fates}
+    return made.document.values, {migration.option: (migration.status, migration.message) for migration in made.migrations}
 
 
 BASE = "base_model: x\ndatasets: [{path: a.jsonl, type: alpaca}]\n"
@@ -224,18 +224,18 @@ BASE = "base_model: x\ndatasets: [{path: a.jsonl, type: alpaca}]\n"
     ],
 )
 def test_spellings_of_axolotl_and_what_they_are_here(tmp_path: Path, old: str, section: str, wanted: dict):
-    values, fates = made_of(tmp_path, BASE + old)
+    values, migrations = made_of(tmp_path, BASE + old)
     assert values.get(section, {}) == wanted
-    assert {line.split(":")[0] for line in old.splitlines()} <= {option.split(":")[0] for option in fates}
+    assert {line.split(":")[0] for line in old.splitlines()} <= {option.split(":")[0] for option in migrations}
 
 
 def test_optimizers_of_torchao_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from axolotl_core.params.flat import values
 
     monkeypatch.setattr(values, "find_spec", lambda _: None)
-    made, fates = made_of(tmp_path, BASE + "optimizer: adamw_torch_4bit\n")
+    made, migrations = made_of(tmp_path, BASE + "optimizer: adamw_torch_4bit\n")
     assert made["training"] == {"optimizer": "adamw_bnb_8bit"}
-    assert "torchao is not installed" in fates["optimizer"][1]
+    assert "torchao is not installed" in migrations["optimizer"][1]
 
 
 @pytest.mark.parametrize(
@@ -254,10 +254,10 @@ def test_keys_of_data_sets(tmp_path: Path, entry: str, wanted: dict):
 
 
 def test_unknown_keys_of_data_sets_are_told_in_the_same_round(tmp_path: Path):
-    _, fates = made_of(tmp_path, "base_model: x\nlora_rr: 1\ndatasets: [{path: a, typ: alpaca, field_chosen: c}]\n")
-    assert fates["datasets[0].typ"] == ("left out", "no option of a dataset that is known here; did you mean 'type'?")
-    assert fates["datasets[0].field_chosen"][1].startswith("a preference or reinforcement method")
-    assert fates["lora_rr"][0] == "left out"
+    _, migrations = made_of(tmp_path, "base_model: x\nlora_rr: 1\ndatasets: [{path: a, typ: alpaca, field_chosen: c}]\n")
+    assert migrations["datasets[0].typ"] == ("left out", "no option of a dataset that is known here; did you mean 'type'?")
+    assert migrations["datasets[0].field_chosen"][1].startswith("a preference or reinforcement method")
+    assert migrations["lora_rr"][0] == "left out"
 
 
 def test_test_datasets_are_held_out(tmp_path: Path):
@@ -268,11 +268,11 @@ def test_test_datasets_are_held_out(tmp_path: Path):
 
 def test_the_chat_template_of_the_file_is_that_of_its_conversations(tmp_path: Path):
     data = "datasets: [{path: a, type: chat_template}, {path: b, type: alpaca}, {path: c, type: chat_template, chat_template: llama3}]\n"
-    values, fates = made_of(tmp_path, "base_model: x\nchat_template: chatml\n" + data)
+    values, migrations = made_of(tmp_path, "base_model: x\nchat_template: chatml\n" + data)
     assert [entry.get("chat_template") for entry in values["datasets"].values()] == ["chatml", None, "llama3"]
-    assert fates["chat_template"] == ("replaced", "chat_template of the dataset a")
-    _, fates = made_of(tmp_path, BASE + "chat_template: chatml\n")
-    assert fates["chat_template"] == ("not needed", "no dataset of type chat_template takes it")
+    assert migrations["chat_template"] == ("replaced", "chat_template of the dataset a")
+    _, migrations = made_of(tmp_path, BASE + "chat_template: chatml\n")
+    assert migrations["chat_template"] == ("not needed", "no dataset of type chat_template takes it")
 
 
 @pytest.mark.parametrize(
@@ -291,9 +291,9 @@ def test_the_chat_template_of_the_file_is_that_of_its_conversations(tmp_path: Pa
 def test_what_changes_the_result_and_is_not_here_is_said_by_kind_and_stops_a_flat_file(tmp_path: Path, option: str, kind: str):
     path = tmp_path / "old.yml"
     path.write_text(BASE + option + "\n")
-    (fate,) = [fate for fate in translate(read(path)).fates if fate.option.startswith(option.partition(":")[0])]
-    assert (fate.fate, fate.stops) == ("left out", True)
-    assert kind in fate.told
+    (migration,) = [migration for migration in translate(read(path)).migrations if migration.option.startswith(option.partition(":")[0])]
+    assert (migration.status, migration.stops) == ("left out", True)
+    assert kind in migration.message
     with pytest.raises(ParamsError, match=r"old\.yml:3: .* is left out"):
         load(path)
 
@@ -310,8 +310,8 @@ def test_what_changes_no_result_is_left_out_and_stops_nothing(tmp_path: Path, op
 
 
 def test_off_switches_of_what_is_not_here_are_not_needed(tmp_path: Path):
-    _, fates = made_of(tmp_path, BASE + "fp8: false\nuse_pose: false\nreward_model: null\n")
-    assert {fate for fate, _ in (fates[o] for o in ("fp8", "use_pose", "reward_model"))} == {"not needed"}
+    _, migrations = made_of(tmp_path, BASE + "fp8: false\nuse_pose: false\nreward_model: null\n")
+    assert {migration for migration, _ in (migrations[o] for o in ("fp8", "use_pose", "reward_model"))} == {"not needed"}
 
 
 def test_datasets_as_a_list_in_a_file_with_sections(tmp_path: Path):

@@ -274,7 +274,7 @@ def test_a_key_that_is_twice_is_a_malformed_row_and_text_that_looks_like_one_is_
     file.write_text('{"a": "1", "a": "2"}\n{"a": "she said \\"a\\": \\"b\\": c", "b": "\\"x\\" : y"}\n{"a": {"b": 1, "b": 2}}\n')
     first, second, third = rows(file)
     assert isinstance(first, Bad)
-    assert first.told.startswith("malformed JSON: the key 'a' is twice in one object")
+    assert first.problem.startswith("malformed JSON: the key 'a' is twice in one object")
     assert second == {"a": 'she said "a": "b": c', "b": '"x" : y'}
     assert isinstance(third, Bad)
 
@@ -354,7 +354,7 @@ def test_a_row_that_only_pythons_parser_takes_is_malformed_all_the_same(tmp_path
     (tmp_path / "a.jsonl").write_text(text + '\n{"good": 1}\n')
     bad, good = rows(tmp_path / "a.jsonl")
     assert isinstance(bad, Bad)
-    assert re.match(told, bad.told)
+    assert re.match(told, bad.problem)
     assert good == {"good": 1}
 
 
@@ -454,7 +454,7 @@ def test_json_that_is_nested_without_end_is_a_malformed_row(tmp_path: Path, dept
     (tmp_path / "a.jsonl").write_text(f'{{"a": 1}}\n{{"a": {"[" * depth}{"]" * depth}}}\n{{"b": {"[" * 150}{"]" * 150}}}\n')
     first, second, third = (row for _, row in read_file(tmp_path / "a.jsonl", "a.jsonl"))
     assert isinstance(second, Bad)
-    assert re.match("malformed JSON: (nested over 200 deep|depth limit exceeded)", second.told)
+    assert re.match("malformed JSON: (nested over 200 deep|depth limit exceeded)", second.problem)
     assert first == {"a": 1}
     assert not isinstance(third, Bad)
 

@@ -45,7 +45,7 @@ def rows(path: Path, ds_type: str | None = None) -> list[dict]:
     found = [(line, row) for line, row in read_file(path, path.name, ds_type)]
     for line, row in found:
         if isinstance(row, Bad):
-            raise DataError(f"{path.name}:{line}: {row.told}")
+            raise DataError(f"{path.name}:{line}: {row.problem}")
     return [row for _, row in found]
 
 
@@ -130,7 +130,7 @@ def test_malformed_rows_are_an_error_with_the_first_ten_or_left_out(tmp_path: Pa
 
     def source():
         for line, row in read_file(path, "a.jsonl"):
-            yield SourceRow("a.jsonl", line, row.value, row.told) if isinstance(row, Bad) else SourceRow("a.jsonl", line, row)
+            yield SourceRow("a.jsonl", line, row.value, row.problem) if isinstance(row, Bad) else SourceRow("a.jsonl", line, row)
 
     with pytest.raises(DataError) as caught:
         write_raw(tmp_path / "strict", source(), "a.jsonl")

@@ -63,7 +63,7 @@ def test_dropped_rows_are_remembered_too_and_malformed_ones_are_not(tmp_path: Pa
     run(tmp_path, tokenizer_folder, rows, cache, on_bad_row="skip")
     written, _ = run(tmp_path, tokenizer_folder, rows, cache, on_bad_row="skip")
     assert (written.encoded, written.reused) == (1, 2)
-    assert written.facts["dropped"] == {"no target token": 1, "malformed": 1}
+    assert written.facts["dropped"] == {"no trained token": 1, "malformed": 1}
 
 
 def test_labels_that_are_not_the_ids_are_not_kept(tmp_path: Path, tokenizer_folder: Path):

@@ -76,7 +76,7 @@ def test_chatml_encodes_like_the_tokenizers_own_template(tokenizer_folder: Path,
 
 
 def test_an_empty_answer_is_dropped_though_inputs_are_trained(tokenizer: Tokenizer):
-    assert encode({"instruction": "a", "output": ""}, tokenizer, train_on_inputs=True).reasons == ["no target token"]
+    assert encode({"instruction": "a", "output": ""}, tokenizer, train_on_inputs=True).reasons == ["no trained token"]
 
 
 def test_train_on_inputs_trains_all(tokenizer: Tokenizer):
@@ -117,7 +117,7 @@ def test_bytes_are_equal_for_one_and_four_processes_and_any_folder(tmp_path: Pat
     for name, processes in (("here", 1), ("there", 4)):
         (tmp_path / name).mkdir()
         facts = written(tmp_path / name, rows, tokenizer_folder, processes)
-        assert facts["dropped"] == {"no target token": 929}
+        assert facts["dropped"] == {"no trained token": 929}
         digests.add(
             tuple(digest_file(part) for part in (*parts(tmp_path / name / "tokens"), tmp_path / name / "tokens" / "rejected.jsonl"))
         )
@@ -127,13 +127,13 @@ def test_bytes_are_equal_for_one_and_four_processes_and_any_folder(tmp_path: Pat
 def test_a_row_without_a_trained_token_is_dropped_counted_and_kept_to_be_seen(tmp_path: Path, tokenizer_folder: Path):
     rows = [{"instruction": "a", "output": "b"}, {"instruction": "c", "output": ""}]
     facts = written(tmp_path, rows, tokenizer_folder)
-    assert (facts["rows"], facts["dropped"]) == (1, {"no target token": 1})
+    assert (facts["rows"], facts["dropped"]) == (1, {"no trained token": 1})
     rejected = json.loads((tmp_path / "tokens" / "rejected.jsonl").read_text())
-    assert rejected == {"reason": "no target token", "file": "data.jsonl", "line": 2, "row": rows[1]}
+    assert rejected == {"reason": "no trained token", "file": "data.jsonl", "line": 2, "row": rows[1]}
 
 
 def test_a_data_set_without_a_trained_token_is_an_error(tmp_path: Path, tokenizer_folder: Path):
-    with pytest.raises(DataError, match="data.jsonl: the dataset has no target token, no row is left .2 dropped: no target token."):
+    with pytest.raises(DataError, match="data.jsonl: the dataset has no target token, no row is left .2 dropped: no trained token."):
         written(tmp_path, [{"instruction": "a", "output": ""}] * 2, tokenizer_folder)
 
 

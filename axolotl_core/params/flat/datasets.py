@@ -53,30 +53,30 @@ def named(document: Document, option: str, out: Document, *, held_out: bool = Fa
         others = before if isinstance(before, dict) and isinstance(entries, dict) else {}
         out.values["datasets"] = entries = dict(entries) if isinstance(entries, dict) else entries
         document.move((option,), ("datasets",), out)
-        told = list(_fates_of_mapping(out, option))
+        message = list(_fates_of_mapping(out, option))
         if held_out and isinstance(entries, dict):
             out.values["datasets"] = {name: {**e, "held_out": True} if isinstance(e, dict) else e for name, e in entries.items()}
         out.values["datasets"] = {**others, **out.values["datasets"]} if others else out.values["datasets"]
-        return told
+        return message
     datasets = out.values.setdefault("datasets", {})
     if not isinstance(datasets, dict):
         raise ParamsError(f"{document.place(('datasets',))}: datasets is {datasets!r}, wanted a list of datasets")
     out.lines.setdefault(("datasets",), document.lines.get((option,), 0))
     if comment := document.comments.get((option,)):
         out.comments[("datasets",)] = comment
-    fates: list[Migration] = []
+    migrations: list[Migration] = []
     for i, entry in enumerate(entries):
         configurations = entry.get("name") if isinstance(entry, dict) else None
         several = configurations if isinstance(configurations, list) else None
         for n, configuration in enumerate(several or [None]):
             name = _free_name(entry, configuration, datasets)
-            told = _take(document, (option, i), out, name)
+            message = _take(document, (option, i), out, name)
             if several:
                 datasets[name]["name"] = configuration
             if held_out and isinstance(datasets[name], dict):
                 datasets[name]["held_out"] = True
-            fates += told if n == 0 else []
-    return fates
+            migrations += message if n == 0 else []
+    return migrations
 
 
 def _fates_of_mapping(out: Document, option: str) -> Iterator[Migration]:
@@ -84,8 +84,8 @@ def _fates_of_mapping(out: Document, option: str) -> Iterator[Migration]:
     for name in list(found) if isinstance(found, dict) else ():
         entry = found[name]
         if isinstance(entry, dict):
-            found[name], fates = spelled_here(entry, f"{option}.{name}")
-            yield from fates
+            found[name], migrations = spelled_here(entry, f"{option}.{name}")
+            yield from migrations
             _rename_lines(out, ("datasets", name), entry)
 
 
@@ -95,9 +95,9 @@ def _take(document: Document, old: Where, out: Document, name: str) -> list[Migr
     if not isinstance(entry, dict):
         out.values["datasets"][name] = entry
         return []
-    out.values["datasets"][name], fates = spelled_here(entry, f"{old[0]}[{old[1]}]")
+    out.values["datasets"][name], migrations = spelled_here(entry, f"{old[0]}[{old[1]}]")
     _rename_lines(out, ("datasets", name), entry)
-    return fates
+    return migrations
 
 
 def _rename_lines(out: Document, where: Where, entry: Mapping[str, Any]) -> None:
@@ -107,37 +107,37 @@ def _rename_lines(out: Document, where: Where, entry: Mapping[str, Any]) -> None
 
 
 def spelled_here(entry: Mapping[str, Any], shown: str) -> tuple[dict[str, Any], list[Migration]]:
-    """An entry with our keys and values, and the fate of each that is another one. Null is unset."""
+    """An entry with our keys and values, and the migration of each that is another one. Null is unset."""
     made: dict[str, Any] = {}
-    fates: list[Migration] = []
+    migrations: list[Migration] = []
     for key, value in entry.items():
         if value is None:
             continue
         if key in RENAMED:
             made[RENAMED[key]] = value
-            fates.append(Migration(f"{shown}.{key}", "renamed", RENAMED[key]))
+            migrations.append(Migration(f"{shown}.{key}", "renamed", RENAMED[key]))
         elif key in NOT_NEEDED:
-            fates.append(Migration(f"{shown}.{key}", "not needed", NOT_NEEDED[key]))
+            migrations.append(Migration(f"{shown}.{key}", "not needed", NOT_NEEDED[key]))
         elif key in LEFT_OUT:
             if value not in (0, False):
-                fates.append(Migration(f"{shown}.{key}", "left out", LEFT_OUT[key], stops=True))
+                migrations.append(Migration(f"{shown}.{key}", "left out", LEFT_OUT[key], stops=True))
         elif key == "type" and isinstance(value, str) and value in TYPES:
             made[key] = TYPES[value]
-            fates.append(Migration(f"{shown}.type", "replaced", f"type: {TYPES[value]}"))
+            migrations.append(Migration(f"{shown}.type", "replaced", f"type: {TYPES[value]}"))
         elif key == "type" and isinstance(value, str) and PREFERENCE_TYPES.match(value):
             made[key] = value
-            fates.append(Migration(f"{shown}.type", "left out", PREFERENCE, stops=True))
-        elif key == "chat_template" and (told := values.models_own(value)):
+            migrations.append(Migration(f"{shown}.type", "left out", PREFERENCE, stops=True))
+        elif key == "chat_template" and (message := values.models_own(value)):
             made[key] = values.OWN_TEMPLATE
-            fates.append(Migration(f"{shown}.{key}", "replaced", told))
+            migrations.append(Migration(f"{shown}.{key}", "replaced", message))
         elif key == "type" and isinstance(value, dict):
             made[key] = {option: text for option, text in value.items() if text is not None}
         elif key in Dataset.model_fields:
             made[key] = value
         else:
             near = nearest(str(key), Dataset.model_fields)
-            fates.append(Migration(f"{shown}.{key}", "left out", f"no option of a dataset that is known here{near}", stops=True))
-    return made, fates
+            migrations.append(Migration(f"{shown}.{key}", "left out", f"no option of a dataset that is known here{near}", stops=True))
+    return made, migrations
 
 
 def pretraining(document: Document, out: Document, processes: int = 1) -> list[Migration]:
@@ -158,11 +158,11 @@ def pretraining(document: Document, out: Document, processes: int = 1) -> list[M
     rows = values.get("batch_size") or numbers["micro_batch_size"] * numbers["gradient_accumulation_steps"]
     size = BYTES_A_TOKEN * numbers["max_steps"] * rows * processes * numbers["sequence_len"]
     datasets: dict[str, Any] = {}
-    fates = [Migration(PRETRAINING, "renamed", "datasets")]
+    migrations = [Migration(PRETRAINING, "renamed", "datasets")]
     for i, entry in enumerate(entries):
         key: Where = (PRETRAINING, i) if isinstance(given, list) else (PRETRAINING,)
-        made, told = spelled_here(entry, f"{PRETRAINING}[{i}]") if isinstance(entry, dict) else ({"path": entry}, [])
-        fates += told
+        made, message = spelled_here(entry, f"{PRETRAINING}[{i}]") if isinstance(entry, dict) else ({"path": entry}, [])
+        migrations += message
         name = "pretraining" if i == 0 else f"pretraining-{i + 1}"
         local = bool(PurePosixPath(str(made.get("path"))).suffix)
         datasets[name] = {"type": "completion", "max_bytes": size, "streaming": not local, **made}
@@ -171,7 +171,7 @@ def pretraining(document: Document, out: Document, processes: int = 1) -> list[M
     out.lines[("datasets",)] = document.lines.get((PRETRAINING,), 0)
     if "sample_packing" not in values:
         out.set(("packing", "sample_packing"), True)
-    return fates
+    return migrations
 
 
 def _free_name(entry: Any, configuration: str | None, taken: Mapping[str, Any]) -> str:

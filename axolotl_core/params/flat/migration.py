@@ -6,12 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Migration:
-    """told: where it is now, or why it is not.
+    """message: where it is now, or why it is not.
 
     stops: it asks for another result than params.yaml can, so that a flat file which sets it is not run as it is.
     """
 
     option: str
-    fate: Literal["kept", "renamed", "replaced", "not needed", "left out"]
-    told: str
+    status: Literal["kept", "renamed", "replaced", "not needed", "left out"]
+    message: str
     stops: bool = False

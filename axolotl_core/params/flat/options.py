@@ -188,4 +188,4 @@ PLUGIN_REASONS = {
 
 def found_in(table: Mapping[str, str], option: str) -> str | None:
     """The text of the first pattern that is the whole option."""
-    return next((told for pattern, told in table.items() if re.fullmatch(pattern, option)), None)
+    return next((message for pattern, message in table.items() if re.fullmatch(pattern, option)), None)

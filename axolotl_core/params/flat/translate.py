@@ -44,7 +44,7 @@ class Translation:
     """document: with sections, its lines and comments those of the old file."""
 
     document: Document
-    fates: list[Migration]
+    migrations: list[Migration]
 
 
 def is_flat(found: dict[str, Any]) -> bool:
@@ -59,9 +59,9 @@ def known(option: str) -> bool:
     return option in LISTS or any(option in table for table in tables) or any(found_in(table, option) for table in (WITHOUT, LEFT_OUT))
 
 
-def place_of(fate: Migration) -> Where:
+def place_of(migration: Migration) -> Where:
     """The path of the option in the old file: `datasets[0].split` → ("datasets", 0, "split")."""
-    parts = re.findall(r"[^.\[\]:]+|\[\d+\]", fate.option.partition(": ")[0])
+    parts = re.findall(r"[^.\[\]:]+|\[\d+\]", migration.option.partition(": ")[0])
     return tuple(int(part[1:-1]) if part.startswith("[") else part for part in parts)
 
 
@@ -92,12 +92,12 @@ def translate(document: Document, processes: int | None = None) -> Translation:
         translator.out.set(("packing", "sequence_len"), DEFAULT_SEQUENCE_LEN)
         translator.tell("sequence_len", "replaced", f"packing.sequence_len: {DEFAULT_SEQUENCE_LEN}, Axolotl's default; the file has none")
     order = {option: i for i, option in enumerate(document.values)}
-    return Translation(translator.out, sorted(translator.fates, key=lambda fate: order.get(_head(fate), len(order))))
+    return Translation(translator.out, sorted(translator.migrations, key=lambda migration: order.get(_head(migration), len(order))))
 
 
-def _head(fate: Migration) -> str:
-    """The option of the old file that a fate is of: `datasets[0].split` → `datasets`."""
-    return re.split(r"[.:\[]", fate.option)[0]
+def _head(migration: Migration) -> str:
+    """The option of the old file that a migration is of: `datasets[0].split` → `datasets`."""
+    return re.split(r"[.:\[]", migration.option)[0]
 
 
 def replicas(found: dict[str, Any], processes: int | None) -> int | None:
@@ -117,7 +117,7 @@ class _Translator:
 
     old: Document
     out: Document
-    fates: list[Migration]
+    migrations: list[Migration]
     processes: int | None
 
     def take(self, option: str, value: Any) -> None:
@@ -130,12 +130,12 @@ class _Translator:
             self.tell(option, "not needed", NOT_NEEDED[option])
         elif self.does_nothing_without_adapter(option):
             self.tell(option, "not needed", "it does nothing without an adapter")
-        elif (told := self._acts(option, value)) is None:
+        elif (message := self._acts(option, value)) is None:
             self.put(option, value)
         elif value is False or value == 0:
             self.tell(option, "not needed", "it is off")
         else:
-            self.leave_out(option, told)
+            self.leave_out(option, message)
 
     def _acts(self, option: str, value: Any) -> str | None:
         """None where our option of that name takes the value; else an empty text, or why not."""
@@ -144,11 +144,11 @@ class _Translator:
             return ""
         return acted_on(SECTIONS[section_of()[name]], name, value)
 
-    def leave_out(self, option: str, told: str = "") -> None:
+    def leave_out(self, option: str, message: str = "") -> None:
         """With the reason of the tables."""
         if harmless := found_in(WITHOUT, option):
             return self.tell(option, "left out", harmless)
-        reason = found_in(LEFT_OUT, option) or told
+        reason = found_in(LEFT_OUT, option) or message
         if not reason:
             near = nearest(option, [*section_of(), *NOT_NEEDED, *RENAMED, *LISTS])
             reason = f"no option that is known here{near}"
@@ -157,32 +157,32 @@ class _Translator:
     def take_list(self, option: str) -> None:
         """datasets, test_datasets, pretraining_dataset."""
         if option == datasets.PRETRAINING:
-            self.fates.extend(datasets.pretraining(self.old, self.out, self.processes or 1))
+            self.migrations.extend(datasets.pretraining(self.old, self.out, self.processes or 1))
             return
         held_out = option == datasets.TEST
-        told = datasets.named(self.old, option, self.out, held_out=held_out)
+        message = datasets.named(self.old, option, self.out, held_out=held_out)
         self.tell(option, *(("renamed", "datasets, each with held_out: true") if held_out else ("kept", "datasets")))
-        self.fates.extend(told)
+        self.migrations.extend(message)
 
-    def put(self, option: str, value: Any, to: str | None = None, told: str = "") -> None:
+    def put(self, option: str, value: Any, to: str | None = None, message: str = "") -> None:
         """Into the section of `to`, or of the option's own name or the one it is renamed to."""
         name = to or RENAMED.get(option, option)
         section = section_of()[name]
         self.out.set((section, name), value)
-        if not told:
+        if not message:
             self.old.move((option,), (section, name), self.out)
         else:
             self.out.lines[(section, name)] = self.old.lines.get((option,), 0)
             if (option,) in self.old.comments:
                 self.out.comments[(section, name)] = self.old.comments[(option,)]
         home = f"{section}.{name}"
-        if told:
-            self.tell(option, "replaced", f"{home}: {told}")
+        if message:
+            self.tell(option, "replaced", f"{home}: {message}")
         else:
             self.tell(option, "kept" if name == option else "renamed", home)
 
-    def tell(self, option: str, fate: Any, told: str, *, stops: bool = False) -> None:
-        self.fates.append(Migration(option, fate, told, stops))
+    def tell(self, option: str, migration: Any, message: str, *, stops: bool = False) -> None:
+        self.migrations.append(Migration(option, migration, message, stops))
 
     def value(self, option: str) -> Any:
         """Of another option of the old file."""
@@ -208,7 +208,7 @@ def _empty(given: _Translator, option: str, value: Any) -> None:
 
 def _targets(given: _Translator, option: str, value: Any) -> None:
     if value in ("all-linear", ["all-linear"]) and not given.does_nothing_without_adapter(option):
-        given.put(option, True, to="lora_target_linear", told="every linear module")
+        given.put(option, True, to="lora_target_linear", message="every linear module")
     else:
         _empty(given, option, value)
 
@@ -232,7 +232,9 @@ def _batch(given: _Translator, option: str, value: Any) -> None:
     if option == "gradient_accumulation_steps" and given.value("batch_size"):
         return given.tell(option, "not needed", "batch_size follows from batch_size of the old file")
     rows, each = batch_of(given.old.values)
-    given.put(option, rows * given.processes, to="batch_size", told=f"{rows * given.processes} = {each} × {given.processes} (--num-gpus)")
+    given.put(
+        option, rows * given.processes, to="batch_size", message=f"{rows * given.processes} = {each} × {given.processes} (--num-gpus)"
+    )
     return None
 
 
@@ -261,7 +263,7 @@ def _tokens(given: _Translator, option: str, value: Any) -> None:
     named = {name: text for name, text in value.items() if text is not None}
     before = given.out.values.get("tokenizer", {}).get("special_tokens")
     both = {**named, **(before if isinstance(before, dict) else {})}
-    return given.put(option, both, to="special_tokens", told="a mapping names special tokens")
+    return given.put(option, both, to="special_tokens", message="a mapping names special tokens")
 
 
 def _special_tokens(given: _Translator, option: str, value: Any) -> None:
@@ -287,7 +289,7 @@ def _optimizer(given: _Translator, option: str, value: Any) -> None:
     if found is None:
         given.tell(option, "left out", f"{value} is not built; the default, adamw_torch, is another method", stops=True)
     elif found[1]:
-        given.put(option, found[0], told=f"{found[0]} for {value}: {found[1]}")
+        given.put(option, found[0], message=f"{found[0]} for {value}: {found[1]}")
     else:
         given.put(option, value)
 
@@ -297,7 +299,7 @@ def _scheduler(given: _Translator, option: str, value: Any) -> None:
     if value == "rex":
         given.tell(option, "left out", "rex is not built; the default, cosine, is another curve", stops=True)
     elif value == "cosine" and isinstance(share, int | float) and share:
-        given.put(option, "cosine_with_min_lr", told="cosine_with_min_lr, for cosine_min_lr_ratio")
+        given.put(option, "cosine_with_min_lr", message="cosine_with_min_lr, for cosine_min_lr_ratio")
     else:
         given.put(option, value)
 
@@ -309,7 +311,7 @@ def _least_rate(given: _Translator, option: str, value: Any) -> None:
         given.out.set(("training", "lr_scheduler"), "cosine_with_min_lr")
         others = given.value("lr_scheduler_kwargs")
         kwargs = {**(others if isinstance(others, dict) else {}), "min_lr_rate": value}
-        given.put(option, kwargs, to="lr_scheduler_kwargs", told=f"min_lr_rate: {value} of cosine_with_min_lr")
+        given.put(option, kwargs, to="lr_scheduler_kwargs", message=f"min_lr_rate: {value} of cosine_with_min_lr")
     else:
         given.tell(option, "left out", "it is for lr_scheduler: cosine", stops=True)
 
@@ -317,7 +319,7 @@ def _least_rate(given: _Translator, option: str, value: Any) -> None:
 def _scheduler_kwargs(given: _Translator, option: str, value: Any) -> None:
     share = given.value("cosine_min_lr_ratio")
     if isinstance(value, dict) and share and (given.value("lr_scheduler") or "cosine") == "cosine":
-        given.put(option, {**value, "min_lr_rate": share}, told="with min_lr_rate of cosine_min_lr_ratio")
+        given.put(option, {**value, "min_lr_rate": share}, message="with min_lr_rate of cosine_min_lr_ratio")
     else:
         _empty(given, option, value)
 
@@ -361,7 +363,7 @@ def _fsdp_version(given: _Translator, option: str, value: Any) -> None:
     if given.value("fsdp_config"):
         given.tell(option, "replaced", f"machine.fsdp_config: fsdp_version: {value}")
     elif given.value("fsdp"):
-        given.put(option, {option: value}, to="fsdp_config", told=f"fsdp_version: {value}")
+        given.put(option, {option: value}, to="fsdp_config", message=f"fsdp_version: {value}")
     else:
         given.tell(option, "not needed", "it does nothing without fsdp")
 
@@ -369,7 +371,7 @@ def _fsdp_version(given: _Translator, option: str, value: Any) -> None:
 def _deepspeed(given: _Translator, option: str, value: Any) -> None:
     name = values.deepspeed(value) if isinstance(value, str) else value
     if name != value:
-        given.put(option, name, told=f"{name} comes with axolotl")
+        given.put(option, name, message=f"{name} comes with axolotl")
     elif isinstance(value, str) and not value:
         given.tell(option, "not needed", "it is empty, so it has its default")
     elif isinstance(value, dict):
@@ -396,7 +398,7 @@ def _plugins(given: _Translator, option: str, value: Any) -> None:
 
 def _max_packed(given: _Translator, option: str, value: Any) -> None:
     """Axolotl of 2023 concatenated samples to rows of this length."""
-    given.put(option, value, to="sequence_len", told=f"rows of {value} tokens, with packing.sample_packing: true")
+    given.put(option, value, to="sequence_len", message=f"rows of {value} tokens, with packing.sample_packing: true")
     given.out.set(("packing", "sample_packing"), True)
 
 
@@ -423,9 +425,9 @@ def _group_by_length(given: _Translator, option: str, value: Any) -> None:
 
 def _checkpointing(given: _Translator, option: str, value: Any) -> None:
     if value == "unsloth":
-        given.put(option, "offload", told="offload, for unsloth")
+        given.put(option, "offload", message="offload, for unsloth")
     elif value == "offload_disk":
-        given.put(option, "offload", told="offload, to the machine's memory in the place of its disk")
+        given.put(option, "offload", message="offload, to the machine's memory in the place of its disk")
     else:
         given.put(option, value)
 
@@ -437,12 +439,12 @@ def _chat_template(given: _Translator, option: str, value: Any) -> None:
     if not names:
         given.tell(option, "not needed", "no dataset of type chat_template takes it")
         return
-    told = values.models_own(value) if option == "chat_template" else ""
+    message = values.models_own(value) if option == "chat_template" else ""
     for name in names:
-        given.out.values["datasets"][name][option] = values.OWN_TEMPLATE if told else value
+        given.out.values["datasets"][name][option] = values.OWN_TEMPLATE if message else value
         given.out.lines["datasets", name, option] = given.old.lines.get((option,), 0)
     home = f"{option} of the dataset{'s' if len(names) > 1 else ''} {', '.join(names)}"
-    given.tell(option, "replaced", f"{home}: {told}" if told else home)
+    given.tell(option, "replaced", f"{home}: {message}" if message else home)
 
 
 def _named(given: _Translator) -> list[tuple[str, dict[str, Any]]]:
@@ -464,11 +466,11 @@ def _peft(given: _Translator, option: str, value: Any) -> None:
     """`{backend: torchao, weight_dtype: nf4}` asks for a quantised base; whatever else is in it is left out."""
     bits = {"int4": "load_in_4bit", "nf4": "load_in_4bit", "int8": "load_in_8bit"}
     rest = dict(value) if isinstance(value, dict) else {option: value}
-    asked = bits.get(str(rest.pop("weight_dtype", None)))
-    if asked and rest.pop("backend", "bnb"):
+    requested = bits.get(str(rest.pop("weight_dtype", None)))
+    if requested and rest.pop("backend", "bnb"):
         rest.pop("group_size", None)
-        given.put(option, True, to=asked, told="true, of bitsandbytes")
-        if asked == "load_in_4bit" and given.value("adapter") == "lora":
+        given.put(option, True, to=requested, message="true, of bitsandbytes")
+        if requested == "load_in_4bit" and given.value("adapter") == "lora":
             given.out.set(("adapter", "adapter"), "qlora")
     if {key: inner for key, inner in rest.items() if inner is not None}:
         given.tell(f"{option}: {', '.join(rest)}", "left out", PEFT, stops=True)
@@ -500,7 +502,7 @@ def _bnb(given: _Translator, option: str, value: Any) -> None:
 
 def _wandb(given: _Translator, option: str, value: Any) -> None:
     if value is False and option == "use_wandb":
-        given.put(option, "disabled", to="wandb_mode", told="wandb_mode: disabled")
+        given.put(option, "disabled", to="wandb_mode", message="wandb_mode: disabled")
     else:
         given.tell(option, "not needed", NOT_NEEDED["use_wandb"])
 
@@ -508,7 +510,7 @@ def _wandb(given: _Translator, option: str, value: Any) -> None:
 def _evals(given: _Translator, option: str, value: Any) -> None:
     """Evaluations beside a validation set that is not there."""
     if value == 0 and given.value("evaluation_strategy") is None and given.value("eval_strategy") is None:
-        given.put(option, "no", to="evaluation_strategy", told="no")
+        given.put(option, "no", to="evaluation_strategy", message="no")
     else:
         given.put(option, value)
 

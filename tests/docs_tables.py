@@ -1,8 +1,9 @@
-"""The generated tables of README.md.
+"""The generated parts of README.md and docs/.
 
-python -m tests.readme_tables      rewrites them
+python -m tests.docs_tables      rewrites them
 """
 
+import ast
 import doctest
 import html
 import re
@@ -18,7 +19,8 @@ from axolotl_core.params.section import Section, Supported
 from axolotl_core.prompts.resolve import FORMATS
 from axolotl_core.stages.graph import STAGES
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def pipelines() -> str:
@@ -86,13 +88,45 @@ def _built(field: typing.Any) -> str:
     return " *Not acted on yet.*" if not mark.values else ""
 
 
+ERRORS = ("ParamsError", "DataError", "ArtifactError", "ModelError", "TrainError", "Interrupted", "MachineError")
+
+
+def messages() -> str:
+    """Every message of an error in the code, by its class."""
+    found: dict[str, set[str]] = {name: set() for name in ERRORS}
+    for folder in ("axolotl_core", "stages"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and node.args:
+                    name = ast.unparse(node.func)
+                    if name in ERRORS and (text := _template(node.args[0])):
+                        found[name].add(text)
+                    if name == "Conflict" and len(node.args) == 3 and (text := _template(node.args[2])):
+                        found["ParamsError"].add(re.sub(r"\{[^}]*\}", "…", text))
+    return "\n\n".join(f"### {name}\n\n" + "\n".join(f"- {_shown(text)}" for text in sorted(texts)) for name, texts in found.items())
+
+
+def _template(node: ast.expr) -> str:
+    """A message with `…` for what is filled in; empty for one that is made elsewhere."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return ""
+
+
+def _shown(text: str) -> str:
+    return html.escape(" ".join(text.split()), quote=False).replace("*", "\\*").replace("_", "\\_").replace("[", "\\[").replace("|", "\\|")
+
+
 def filled(text: str) -> str:
-    """README with every generated table as it should be."""
-    for make in (pipelines, formats, sections, options):
+    """A page with every generated part as it should be."""
+    for make in (pipelines, formats, sections, options, messages):
         name = make.__name__
         text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, made=make: f"{m[1]}{made()}\n{m[2]}", text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
