@@ -109,10 +109,10 @@ def model(project: Project, params: Params) -> Iterator[tuple[str, str]]:
 
 def attention(project: Project, params: Params) -> list[str]:
     """Which attention is taken in the place of another, as a sentence."""
-    from axolotl_core.attention.choose import asked_for
+    from axolotl_core.attention.choose import requested_kinds
 
     folder = base_folder(project, params)
-    if folder is None or not asked_for(params.machine):
+    if folder is None or not requested_kinds(params.machine):
         return []
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 

@@ -16,24 +16,24 @@ FLAGS = {
     "sdp_attention": "sdpa",
     "eager_attention": "eager",
 }
-"""Switch of the machine section → transformers' name of what it asks for."""
-PREFERRED = ("sdpa", "eager")
+"""Switch of the machine section → the kind that it requests; not all are here yet."""
 
 
-def asked_for(machine: Machine) -> list[str]:
+def requested_kinds(machine: Machine) -> list[str]:
     """Names of the backends that the machine section prefers, the first of them most."""
     named = [machine.attn_implementation] if machine.attn_implementation else []
     return list(dict.fromkeys([*named, *(kind for flag, kind in FLAGS.items() if getattr(machine, flag))]))
 
 
 def choose(machine: Machine, need: Need) -> tuple[str, str | None]:
-    """transformers' name of the backend, and a sentence where it is another one than was asked for.
+    """transformers' name of the backend, and a sentence where it is another one than was requested.
 
     Raises ModelError with the reason in place of that sentence where machine.allow_fallback is false.
     """
-    requested, reasons = asked_for(machine), []
-    for kind in [*requested, *PREFERRED]:
-        reason = _backend(kind).fits(need) if kind in lookup.names(KINDS) else "this version has no such attention"
+    requested, reasons = requested_kinds(machine), []
+    kinds = _by_preference()
+    for kind in [*requested, *kinds]:
+        reason = _backend(kind).fits(need) if kind in kinds else "this version has no such attention"
         if reason is None:
             taken = str(_backend(kind).IMPLEMENTATION)
             break
@@ -45,6 +45,11 @@ def choose(machine: Machine, need: Need) -> tuple[str, str | None]:
     if not machine.allow_fallback:
         raise ModelError(f"machine: {reasons[0]} (machine.allow_fallback is false)")
     return taken, f"machine: {reasons[0]}; {taken} is taken{' (on a GPU it runs flash attention)' if taken == 'sdpa' else ''}"
+
+
+def _by_preference() -> list[str]:
+    """Every kind there is, those that are taken first where nothing else is requested."""
+    return sorted(lookup.names(KINDS), key=lambda kind: -int(_backend(kind).PREFERENCE))
 
 
 def _backend(kind: str) -> ModuleType:

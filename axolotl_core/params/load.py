@@ -171,13 +171,11 @@ def _place_of(values: Any, detail: ErrorDetails) -> Where:
     """The path of a value, without the branches of unions that pydantic puts into it: `str`, `list[str]`, `UserPrompt`."""
     where: list[int | str] = []
     for part in detail["loc"]:
-        if isinstance(values, dict) and part in values:
+        inside = part in values if isinstance(values, dict) else isinstance(values, list) and isinstance(part, int)
+        if inside:
             values = values[part]
-        elif isinstance(values, list) and isinstance(part, int):
-            values = values[part]
-        elif detail["type"] != "missing" or part != detail["loc"][-1]:
-            continue
-        where.append(part)
+        if inside or (detail["type"] == "missing" and part == detail["loc"][-1]):
+            where.append(part)
     return tuple(where)
 
 

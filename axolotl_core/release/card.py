@@ -40,14 +40,15 @@ The same keys mean the same stage, options and input contents; `lineage.json` ho
 
 def write_card(base_model: str, metrics: dict[str, Any], records: dict[str, dict[str, Any]], notes: Sequence[str] = ()) -> str:
     """README.md. records: artifact → its key file, such as "raw/faq" or "adapter"; metrics: metrics/train.json; notes: how to ask it."""
-    data = [
-        f"| {name} | `{record['params']['datasets']['path']}` | {_format(record['params']['datasets'])} | `{record['output'][:12]}` |"
-        for artifact, record in records.items()
-        for kind, _, name in [artifact.partition("/")]
-        if kind == "raw"
-    ]
+    data = []
+    for artifact, record in records.items():
+        kind, _, name = artifact.partition("/")
+        if kind == "raw":
+            path, how = record["params"]["datasets"]["path"], _format(records[f"tokens/{name}"]["params"]["datasets"])
+            data.append(f"| {name} | `{path}` | {how} | `{record['output'][:12]}` |")
     lineage = [f"| {artifact} | `{record['key'][:12]}` | `{record['output'][:12]}` |" for artifact, record in records.items()]
-    kind = {"lora": "A LoRA fine-tune, merged,"}.get(records["adapter"]["params"]["adapter"].get("adapter", ""), "A full fine-tune")
+    adapter = records["adapter"]["params"]["adapter"].get("adapter")
+    kind = "A LoRA fine-tune, merged," if adapter in ("lora", "qlora") else "A full fine-tune"
     losses = ""
     if metrics["eval_loss_before"] is not None and metrics["eval_loss_after"] is not None:
         losses = f"\nValidation loss {metrics['eval_loss_before']:.4f} before and {metrics['eval_loss_after']:.4f} after training.\n"

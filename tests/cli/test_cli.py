@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -454,8 +455,66 @@ def test_the_page_of_plots_loads_nothing_from_a_network():
 
 def test_the_plan_is_a_command(project: Path):
     told = call("plan")
-    assert "train            runs  fetch-tokenizer, fetch-model, tokenize@sums, … run" in told
+    assert "train            run         it has not run yet" in told
     assert told.endswith("11 of 11 stages would run\n")
+    call("stage", "pack")
+    told = call("plan", "--set", "sequence_len=64")
+    assert re.search(r"pack +run +packing.sequence_len 128 → 64\n", told)
+    assert re.search(r"6 of 11 stages would run, which took 0:0\d last time\n$", told)
+
+
+def test_why_names_the_first_change_with_its_line_and_how_the_present_artifact_was_made(project: Path):
+    call("stage", "pack")
+    assert call("why", "pack").startswith("pack is up to date\nthe present packed was made 20")
+    edit(project / "params.yaml", "sequence_len: 128", "sequence_len: 64")
+    told = call("why", "pack")
+    assert re.search(r"pack  would run\n  packing.sequence_len +128 → 64   params.yaml:12\nthe present packed was made .* torch ", told)
+    with (project / "data" / "sums.jsonl").open("a") as file:
+        file.write('{"instruction": "Add 9.", "output": "18"}\n')
+    told = call("why", "pack")
+    assert re.search(r"fetch@sums  would run\n  data/sums.jsonl +[0-9a-f]{12} → [0-9a-f]{12} \(24 → 25 rows\)\n", told)
+    assert "tokenize@sums would run after that, unless what they read comes out the same" in told
+    document = json.loads(call("why", "pack", "--json"))
+    states = {one["stage"]: one["state"] for one in document["stages"]}
+    assert states == {
+        "fetch@sums": "run", "fetch@talks": "up-to-date", "fetch-tokenizer": "up-to-date",
+        "tokenize@sums": "run", "tokenize@talks": "up-to-date", "pack": "run",
+    }  # fmt: skip
+    (file,) = document["stages"][0]["because"]
+    assert (file["kind"], file["name"], file["old_rows"], file["new_rows"]) == ("file", "data/sums.jsonl", 24, 25)
+    option = next(one for one in document["stages"][-1]["because"] if one["kind"] == "option")
+    assert option == {"kind": "option", "name": "packing.sequence_len", "old": 128, "new": 64, "place": "params.yaml:12"}
+    assert "no stage is called 'pakc'; did you mean 'pack'?" in call("why", "pakc", status=2)
+
+
+def test_why_and_plan_need_no_data_and_no_weights(project: Path):
+    call("stage", "train", "--set", "max_steps=1")
+    edit(project / "params.yaml", "num_epochs: 2", "num_epochs: 2\n  max_steps: 1")
+    shutil.rmtree(project / "data")
+    shutil.rmtree(project / "model")
+    shutil.rmtree(project / "artifacts" / "raw")
+    states = {one["stage"]: one for one in json.loads(call("plan", "--json"))["stages"]}
+    assert {name for name, one in states.items() if one["state"] == "up-to-date"} == {"pack", "train"}
+    assert {name for name, one in states.items() if one["state"] == "missing-input"} >= {"fetch@sums", "tokenize@talks", "fetch-model"}
+    assert states["tokenize@sums"]["because"] == [{"kind": "missing", "name": "raw/sums", "old": None, "new": None}]
+    assert states["train"]["training"]["steps"] == 1
+    assert "cannot run, for what it reads is not here" in call("why")
+    call("stage", "train", "--only")
+
+
+def test_documents_for_programs(project: Path):
+    document = json.loads(call("check", "--json"))
+    assert document["ok"]
+    assert len(document["stages"]) == 11
+    edit(project / "params.yaml", "lora_r: 4", "lora_rr: 4")
+    document = json.loads(call("check", "--json", status=2))
+    assert not document["ok"]
+    assert document["problems"] == ["params.yaml:19: 'lora_rr' is not an option of the section 'adapter'; did you mean 'lora_r'?"]
+    edit(project / "params.yaml", "lora_rr: 4", "lora_r: 4")
+    assert set(json.loads(CliRunner().invoke(main, ["view", "masks", "--json"]).stdout)) == {"sums", "talks"}
+    assert json.loads(call("cache", "--json"))["results"]
+    call("stage", "evaluate", "--set", "max_steps=1")
+    assert {"before", "after", "replies"} <= set(json.loads(call("report", "--json")))
 
 
 def test_a_prompt_in_the_terminal_may_have_several_lines(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""What an edit of params.yaml re-runs, through the real dvc program. This is the table of the README."""
+"""What an edit of params.yaml re-runs, through the real dvc program; test_plan.py has the table of edits."""
 
 import subprocess
 import sys
@@ -46,28 +46,17 @@ def test_the_invalidation_table(project: Path, axolotl):
     edit(params, "lora_r: 4", "lora_r: 2")
     assert repro() == {"train"} | onward
 
-    edit(params, "sequence_len: 128", "sequence_len: 96")
-    assert repro() == {"pack", "train"} | onward
-
-    edit(params, "type: alpaca", "type: alpaca:chat")
-    assert repro() == {"fetch@sums", "tokenize@sums", "pack", "train"} | onward
-
-    edit(params, "eval_table_size: 1", "eval_table_size: 2")
-    assert repro() == {"evaluate"}
-
-    edit(params, "export: {}", "export: {save_safetensors: true}")
-    assert repro() == {"export"}
+    # DVC depends on whole sections, so it calls the stage; where the option is in no key, nothing is computed
+    edit(params, "num_epochs: 2", "num_epochs: 2\n  eval_steps: 3")
+    edit(params, "eval_table_size: 1", "eval_table_size: 1\n  eval_batch_size: 2")
+    told = dvc("repro")
+    assert {line.split("'")[1] for line in told.splitlines() if line.startswith("Running stage")} == {"train", "evaluate"}
+    assert told.count("made before, from .axolotl/store") == 2
 
     # a row is added: its own dataset is fetched and tokenised again; the other one is looked at, and nothing more
     with (project / "data" / "sums.jsonl").open("a") as file:
         file.write('{"instruction": "Add 9 and 9.", "output": "18"}\n')
     assert repro() == {"fetch@sums", "fetch@talks", "tokenize@sums", "pack", "train"} | onward
-
-    # and back again: everything comes out of DVC's run cache
-    edit(params, "eval_table_size: 2", "eval_table_size: 1")
-    assert repro() == {"evaluate"}
-    edit(params, "eval_table_size: 1", "eval_table_size: 2")
-    assert repro() == set(), "DVC has seen these inputs before"
 
     shown = dvc("metrics", "show")
     assert "artifacts/metrics/summary.json" in shown
@@ -77,7 +66,7 @@ def test_the_invalidation_table(project: Path, axolotl):
     assert page.endswith("index.html")
     drawn = (project / "plots" / "index.html").read_text()
     assert "eval.csv::eval_loss" in drawn
-    assert [line.count(",") for line in (project / "artifacts" / "plots" / "eval.csv").read_text().splitlines()] == [3, 3, 3, 3]
+    assert {line.count(",") for line in (project / "artifacts" / "plots" / "eval.csv").read_text().splitlines()} == {3}
     assert ",," not in (project / "artifacts" / "plots" / "train.csv").read_text(), "DVC draws an empty cell as 0"
 
 

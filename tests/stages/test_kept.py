@@ -15,7 +15,7 @@ import pytest
 
 from axolotl_core.artifacts.manifest import artifact_digest
 from axolotl_core.cli.project import open_project
-from axolotl_core.stages.plan import plan
+from axolotl_core.stages.survey import Survey
 from tests.conftest import edit, stage, write_jsonl
 
 SHORT = ("training.max_steps=2",)
@@ -31,8 +31,9 @@ def test_an_edit_that_is_taken_back_computes_nothing(project: Path, capsys):
     before = outputs(project)
     stage("export", *SHORT, "adapter.lora_r=2")
     assert outputs(project) != before
-    planned = {step.name: reason for step, reason in plan(*open_project(Path("params.yaml"), SHORT))}
-    assert planned["train"] == "its result is kept in .axolotl/store and is put in place"
+    planned = {one.step.name: one for one in Survey(*open_project(Path("params.yaml"), SHORT)).plan()}
+    assert planned["train"].kept
+    assert planned["merge"].kept, "what it reads is known, for the result of train is kept"
     capsys.readouterr()
     assert stage("export", *SHORT) == 3
     assert capsys.readouterr().out.count("made before, from .axolotl/store") == 3

@@ -1,6 +1,7 @@
-"""README: a CPU box prepares, a GPU box trains, a team-mate pulls, all through one remote. Real git and real dvc."""
+"""docs/team.md: a CPU box prepares, a GPU box trains, a team-mate pulls, all through one remote. Real git and real dvc."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,12 @@ def have(folder: Path) -> set[str]:
     return {p.name for p in (folder / "artifacts").iterdir() if any(p.iterdir())}
 
 
+def sources(axolotl, folder: Path) -> dict[str, str | None]:
+    """Stage → where `axolotl plan` finds its result."""
+    plan = json.loads(axolotl("plan", "--json", cwd=folder).stdout)
+    return {one["stage"]: one["from"] for one in plan["stages"]}
+
+
 def test_cpu_box_gpu_box_and_team_mate_share_one_remote(project: Path, tmp_path_factory, axolotl):
     boxes = tmp_path_factory.mktemp("boxes")
     mine = project.rename(boxes / "cpu")
@@ -44,6 +51,10 @@ def test_cpu_box_gpu_box_and_team_mate_share_one_remote(project: Path, tmp_path_
 
     sh(boxes, "git", "clone", "-q", str(mine), "gpu")
     gpu = boxes / "gpu"
+    found = sources(axolotl, gpu)
+    assert {name: found[name] for name in ("fetch@sums", "tokenize@talks", "pack", "train")} == {
+        "fetch@sums": "remote", "tokenize@talks": "remote", "pack": "remote", "train": None,
+    }  # fmt: skip
     axolotl("pull", "train", cwd=gpu)
     assert ran(dvc(gpu, "repro", "--pull", "--allow-missing", "train")) == {"fetch-model", "train"}
     assert "raw" not in have(gpu)
@@ -56,6 +67,14 @@ def test_cpu_box_gpu_box_and_team_mate_share_one_remote(project: Path, tmp_path_
     sh(gpu, "git", "commit", "-qam", "trained")
 
     sh(boxes, "git", "clone", "-q", str(gpu), "mate")
+    assert set(sources(axolotl, boxes / "mate").values()) == {"remote"}
+    (boxes / "bucket").rename(boxes / "away")
+    assert set(sources(axolotl, boxes / "mate").values()) == {None}, "a remote that cannot be asked holds nothing"
+    (boxes / "away").rename(boxes / "bucket")
     axolotl("pull", cwd=boxes / "mate")
+    assert set(sources(axolotl, boxes / "mate").values()) == {"artifacts"}
+    shutil.rmtree(boxes / "mate" / "artifacts")
+    assert set(sources(axolotl, boxes / "mate").values()) == {"dvc-cache"}
+    dvc(boxes / "mate", "checkout")
     assert ran(dvc(boxes / "mate", "repro")) == set()
     assert have(boxes / "mate") >= {"export", "adapter", "tokens", "metrics"}

@@ -3,6 +3,7 @@
 from axolotl_core.attention.need import Need
 
 IMPLEMENTATION = "eager"
+PREFERENCE = 0
 
 
 def fits(need: Need) -> str | None:

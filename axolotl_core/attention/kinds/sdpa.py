@@ -3,6 +3,7 @@
 from axolotl_core.attention.need import Need
 
 IMPLEMENTATION = "sdpa"
+PREFERENCE = 1
 
 
 def fits(need: Need) -> str | None:
