@@ -102,7 +102,7 @@ class Execution:
                 return True
         if world.launched() or not planned.kept or not planned.key or not restore(self.project, step, planned.key):
             return False
-        _print(step, "made before, from .axolotl/store")
+        _print(step, "restored from .axolotl/store")
         self.built += 1
         return True
 

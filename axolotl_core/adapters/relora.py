@@ -1,4 +1,4 @@
-"""ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so often the update is merged into the base and restarts.
+"""ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so often the update is merged into the base and reinitialised.
 
     before step k · relora_steps:   W ← W + s B A,   A ← kaiming-uniform, B ← 0,   the optimizer forgets A and B
 
@@ -58,7 +58,7 @@ class ReLoRA:
         return step > 0 and step % self.every == 0
 
     def merge(self, run: Path, step: int, group: Group) -> list[nn.Parameter]:
-        """Merge and restart; the parameters that the optimizer is to forget."""
+        """Merge and reinitialise; the parameters that the optimizer is to forget."""
         weights = self.weights()
         self.take(weights)
         file = run / f"merged-{step}.safetensors"

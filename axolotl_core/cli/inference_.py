@@ -34,7 +34,7 @@ from axolotl_core.terminal import say, warn
 def command(words: tuple[str, ...], params: Path | None, which: str, system: str | None, raw: bool, **sampling: Any) -> None:
     """Chat with the trained model.
 
-    It is asked with the chat template that its training data was written by, else with the tokenizer's own. Replies
+    It is prompted with the chat template that its training data was written by, else with the tokenizer's own. Replies
     stream as they are made. A prompt on standard input is answered and that is all, with --raw to the byte; in a terminal it is a
     chat, whose prompts may have several lines.
 

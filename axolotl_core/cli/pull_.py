@@ -45,7 +45,7 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
             gone = lacking(there, cache, rotten)
         if gone:
             path, message = next(iter(bad.items()))
-            raise ArtifactError(f"{path}: {message}; and the remote has not got it whole either, `axolotl push` where it was made")
+            raise ArtifactError(f"{path}: {message}; and the remote has not got it complete either, `axolotl push` where it was made")
         for oid in rotten:  # what is whole stays
             Path(cache.oid_to_path(oid)).unlink()
         _pull(project.root, [path for path in sorted(bad) if path in outs], remote)

@@ -20,8 +20,8 @@ OTHER_PARAMS = "DVC has not recorded this, which is not what params.yaml asks fo
 @click.argument("name")
 @params_options
 @click.option("--only", is_flag=True, help="Just this stage; what it reads must be there.")
-@click.option("--force", is_flag=True, help="Run it even if it is up to date, on files that are read anew.")
-@click.option("--verify", is_flag=True, help="Read every file anew, sources and artifacts, and believe no size or time.")
+@click.option("--force", is_flag=True, help="Run it even if it is up to date, on files that are read again.")
+@click.option("--verify", is_flag=True, help="Read every file again, sources and artifacts, and believe no size or time.")
 @click.option("--branch-from", type=click.Path(path_type=Path), help="train: resume from this checkpoint of another run.")
 @click.option("--revision", type=int, hidden=True, help="The code identity that dvc.yaml was written for.")
 def command(

@@ -27,18 +27,18 @@ class ForwardSpec:
 
 def forward(model: Any, ids_BT: Tensor, positions_BT: Tensor, spec: ForwardSpec, keep_K: Tensor | None = None) -> Tensor:
     """Logits (B, T, V), or (B, K, V) at the positions `keep_K` where the model can do that."""
-    whole = unwrap(model)
-    inputs = _inputs(whole, whole.dtype, ids_BT, positions_BT, spec)
-    if keep_K is not None and "logits_to_keep" in inspect.signature(whole.forward).parameters:
-        return whole(**inputs, logits_to_keep=keep_K).logits
-    logits_BTV = whole(**inputs).logits
+    inner = unwrap(model)
+    inputs = _inputs(inner, inner.dtype, ids_BT, positions_BT, spec)
+    if keep_K is not None and "logits_to_keep" in inspect.signature(inner.forward).parameters:
+        return inner(**inputs, logits_to_keep=keep_K).logits
+    logits_BTV = inner(**inputs).logits
     return logits_BTV if keep_K is None else logits_BTV[:, keep_K]
 
 
 def hidden(model: Any, ids_BT: Tensor, positions_BT: Tensor, spec: ForwardSpec) -> Tensor:
     """What the output layer gets (B, T, H); only with `spec.split`."""
-    whole = unwrap(model)
-    return whole.base_model(**_inputs(whole.base_model, whole.dtype, ids_BT, positions_BT, spec)).last_hidden_state
+    inner = unwrap(model)
+    return inner.base_model(**_inputs(inner.base_model, inner.dtype, ids_BT, positions_BT, spec)).last_hidden_state
 
 
 def _inputs(module: Any, dtype: torch.dtype, ids_BT: Tensor, positions_BT: Tensor, spec: ForwardSpec) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Adapter(Section):
     loraplus_lr_embedding: Annotated[float, Field(gt=0)] | None = None
     """LoRA+: learning rate of updates of embeddings; unset: 1e-6."""
     relora_steps: Annotated[int, Field(ge=1)] | None = None
-    """ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so many steps the update is merged into the base and restarts."""
+    """ReLoRA (Lialin et al. 2023, arXiv 2307.05695): every so many steps the update is merged into the base and reinitialised."""
     relora_warmup_steps: Annotated[int, Field(ge=0)] = 10
     """ReLoRA: steps of warmup after each merge."""
     relora_prune_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -54,7 +54,7 @@ def settle(params: Params) -> tuple[Params, list[str]]:
     machine.allow_fallback is false.
     """
     if params.machine.fsdp and params.machine.deepspeed:
-        raise ParamsError("machine.fsdp and machine.deepspeed are both set, and each shares out the same weights; keep one")
+        raise ParamsError("machine.fsdp and machine.deepspeed are both set, and each shards the same weights; keep one")
     notices: list[str] = []
     for changes in (_kernels, _offload, _reentrant, _ddp, partial(_fsdp, params=params), partial(_deepspeed, params=params)):
         for option, update, taken in changes(params.machine):
@@ -102,7 +102,7 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
         yield "fsdp_config", {"gradient_checkpointing": True}, "activation_checkpointing is gradient_checkpointing here"
     instead = OTHER_STRATEGIES.get(str(given.get("sharding_strategy")).upper())
     if instead == "NO_SHARD":
-        yield "fsdp_config", {"fsdp": None}, "NO_SHARD shares nothing out, which is plain data parallel"
+        yield "fsdp_config", {"fsdp": None}, "NO_SHARD shards nothing, which is plain data parallel"
         return
     if instead:
         taken = {**{key: value for key, value in given.items() if key != "sharding_strategy"}, "sharding_strategy": instead}
@@ -111,7 +111,7 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
     fsdp = fsdp_of(machine)
     what = _unsharded(params, "fsdp")
     if what is not None:
-        yield "fsdp", {"fsdp": None}, f"cannot cut {what} over processes; each process holds all of it"
+        yield "fsdp", {"fsdp": None}, f"cannot shard {what} over processes; each process holds all of it"
     elif fsdp is not None and fsdp.version == 1 and params.adapter.adapter is not None:
         config = {key: value for key, value in machine.fsdp_config.items() if key.removeprefix("fsdp_") != "version"}
         yield "fsdp_config", {"fsdp_config": config}, "FSDP 2 is taken, as FSDP 1 is for training all weights"
@@ -120,7 +120,7 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
 def _deepspeed(machine: Machine, params: Params) -> Iterator[Change]:
     what = _unsharded(params, "deepspeed")
     if machine.deepspeed and what is not None:
-        yield "deepspeed", {"deepspeed": None}, f"cannot share out {what}; each process holds all of it"
+        yield "deepspeed", {"deepspeed": None}, f"cannot shard {what}; each process holds all of it"
 
 
 def _unsharded(params: Params, strategy: str) -> str | None:

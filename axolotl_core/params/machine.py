@@ -102,7 +102,7 @@ class Machine(Section):
     tf32: bool | None = None
     """Let matrix products on the GPU round to TF32."""
     fsdp: list[str] | bool | None = None
-    """Cut weights, gradients and optimizer over the processes: `[full_shard, auto_wrap]`; shard_grad_op keeps weights whole
+    """Shard weights, gradients and optimizer over the processes: `[full_shard, auto_wrap]`; shard_grad_op keeps weights unsharded
     between forward and backward, offload keeps them in the machine's memory."""
     fsdp_config: dict[str, Any] = {}
     """`fsdp_version` (2, or 1 on request), `fsdp_transformer_layer_cls_to_wrap` (unset: the model's own), `fsdp_offload_params`."""

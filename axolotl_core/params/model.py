@@ -20,7 +20,7 @@ class Model(Section):
     model_revision: str | None = None
     """Branch, tag or commit of the hub repository."""
     model_type: str = "AutoModelForCausalLM"
-    """Class in transformers. The one that the model's own config names is taken; another causal language model here is told."""
+    """Class in transformers. The one that the model's own config names is taken; another causal language model here is reported."""
     trust_remote_code: bool = False
     """No code of a model's repository is run, whatever this says: transformers has a class of its own for nearly all families."""
     resize_token_embeddings_to_32x: bool = False

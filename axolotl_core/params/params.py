@@ -19,7 +19,7 @@ from axolotl_core.params.training import Training
 
 
 class Params(Section):
-    """A whole params.yaml. Functions take a section or the values they need, never this."""
+    """A full params.yaml. Functions take a section or the values they need, never this."""
 
     datasets: dict[str, Dataset] = Field(min_length=1)
     tokenizer: Tokenizer = Tokenizer()

@@ -38,7 +38,7 @@ class Tracking(Section):
     wandb_name: str | None = None
     """The run's name in its pages; unset: W&B makes one up."""
     wandb_run_id: str | None = None
-    """Its run; unset: the train key, so that a resumed training goes on in the same run."""
+    """Its run; unset: the train key, so that a resumed training continues in the same run."""
     wandb_log_model: Literal["checkpoint", "end"] | None = None
     """Upload each checkpoint and the result, or the result alone."""
     tensorboard: bool = False

@@ -294,7 +294,7 @@ def test_one_epoch_more_branches_from_a_finished_run(project: Path, axolotl):
 def test_a_lost_artifact_comes_back_from_the_last_checkpoint_and_force_trains_anew(project: Path, axolotl):
     stage("train")
     shutil.rmtree(project / "artifacts" / "adapter")
-    assert "made before, from .axolotl/store" in axolotl("stage", "train", cwd=project).stdout
+    assert "restored from .axolotl/store" in axolotl("stage", "train", cwd=project).stdout
     shutil.rmtree(project / "artifacts" / "adapter")
     shutil.rmtree(project / ".axolotl" / "store")
     done = axolotl("stage", "train", cwd=project)

@@ -29,8 +29,8 @@ def params(tmp_path: Path, text: str) -> Params:
         ("machine: {activation_offloading: true}\n", "gradient_checkpointing", True, "gradient_checkpointing saves more"),
         ("machine: {ddp: true, fsdp: true}\n", "ddp", None, "machine.ddp: fsdp takes its place"),
         ("adapter: {adapter: lora, relora_steps: 5}\nmachine: {fsdp: true}\n", "fsdp", None, "weights that ReLoRA merges"),
-        ("training: {optimizer: lion_8bit}\nmachine: {fsdp: true}\n", "fsdp", None, "cannot cut the state of lion_8bit"),
-        ("training: {optimizer: sgd}\nmachine: {deepspeed: zero2}\n", "deepspeed", None, "cannot share out the state of sgd"),
+        ("training: {optimizer: lion_8bit}\nmachine: {fsdp: true}\n", "fsdp", None, "cannot shard the state of lion_8bit"),
+        ("training: {optimizer: sgd}\nmachine: {deepspeed: zero2}\n", "deepspeed", None, "cannot shard the state of sgd"),
         ("machine: {fsdp: true, fsdp_config: {sharding_strategy: NO_SHARD}}\n", "fsdp", None, "plain data parallel"),
         (
             "machine: {fsdp: true, fsdp_config: {sharding_strategy: HYBRID_SHARD}}\n",

@@ -51,7 +51,7 @@ def test_the_invalidation_table(project: Path, axolotl):
     edit(params, "eval_table_size: 1", "eval_table_size: 1\n  eval_batch_size: 2")
     told = dvc("repro")
     assert {line.split("'")[1] for line in told.splitlines() if line.startswith("Running stage")} == {"train", "evaluate"}
-    assert told.count("made before, from .axolotl/store") == 2
+    assert told.count("restored from .axolotl/store") == 2
 
     # a row is added: its own dataset is fetched and tokenised again; the other one is looked at, and nothing more
     with (project / "data" / "sums.jsonl").open("a") as file:
@@ -81,7 +81,7 @@ def test_axolotl_stage_and_dvc_agree_on_what_is_up_to_date(project: Path, axolot
     assert "DVC has not recorded this; `dvc repro export` does, and computes none of it again" in told
     before = contents(project)
     told = dvc("repro", "export")
-    assert told.count("made before, from .axolotl/store") == 10, "DVC has removed the outs of all of them"
+    assert told.count("restored from .axolotl/store") == 10, "DVC has removed the outs of all of them"
     assert contents(project) == before
     assert repro() == {"evaluate"}
     assert repro() == set()

@@ -36,7 +36,7 @@ def test_an_edit_that_is_taken_back_computes_nothing(project: Path, capsys):
     assert planned["merge"].kept, "what it reads is known, for the result of train is kept"
     capsys.readouterr()
     assert stage("export", *SHORT) == 3
-    assert capsys.readouterr().out.count("made before, from .axolotl/store") == 3
+    assert capsys.readouterr().out.count("restored from .axolotl/store") == 3
     assert outputs(project) == before
 
 
@@ -50,7 +50,7 @@ def test_what_was_removed_comes_back_with_its_metrics_and_can_be_trimmed(project
     shutil.rmtree(project / "artifacts" / "adapter")
     capsys.readouterr()
     stage("train", *SHORT)
-    assert "made before" not in capsys.readouterr().out
+    assert "restored from" not in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_trainer_whose_repro_was_killed_is_not_trained_again(project: Path, ax
     again = dvc(project, "repro", "train")
     told, _ = again.communicate(timeout=120)
     assert again.returncode == 0, told
-    assert "made before, from .axolotl/store" in told
+    assert "restored from .axolotl/store" in told
     assert "step 1" not in told
     assert artifact_digest(project / "artifacts" / "adapter") == trained
 

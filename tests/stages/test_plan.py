@@ -166,7 +166,7 @@ def computed(capsys: pytest.CaptureFixture[str]) -> set[str]:
     for target in ("export", "evaluate"):
         stage(target)
     lines = re.findall(rf"^({'|'.join(step.name for step in steps(('sums', 'talks')))})  +(.*)$", capsys.readouterr().out, re.MULTILINE)
-    return {name for name, said in lines if said not in ("up to date", "made before, from .axolotl/store")}
+    return {name for name, said in lines if said not in ("up to date", "restored from .axolotl/store")}
 
 
 @pytest.mark.parametrize("name", EDITS)
