@@ -27,7 +27,7 @@ from axolotl_core.errors import ArtifactError, DataError
 from axolotl_core.params.params import Params
 from axolotl_core.params.paths import path_in
 from axolotl_core.sources import outside, steady
-from axolotl_core.stages.graph import Step, makers, steps
+from axolotl_core.stages.graph import Step, makers
 from axolotl_core.stages.job import Job, Project, Result
 from axolotl_core.stages.keys import artifacts_read, digest_of, identity, inputs, read_outside, visible_params
 
@@ -168,7 +168,7 @@ COPIED = ("format", "adapter", "tokenizer")
 
 def _as_made(project: Project, params: Params, step: Step, path: str) -> None:
     """Raises ArtifactError for a metrics file that is not the one its stage wrote."""
-    for maker in makers(step, steps(params.datasets)):
+    for maker in makers(step, params.datasets):
         if path in maker.also and record.read(project.artifacts / maker.key_file)["also"].get(path) != digest_of(project, path):
             raise ArtifactError(f"{project.artifacts / path}: damaged, it is not what {maker.name} wrote; run {maker.name} again")
 

@@ -54,6 +54,10 @@ class Step:
     stage: Stage
     dataset: str | None = None
 
+    def __hash__(self) -> int:
+        """Of the names alone: sets of thousands of steps are made."""
+        return hash((self.stage.name, self.dataset))
+
     @property
     def name(self) -> str:
         return f"{self.stage.name}@{self.dataset}" if self.dataset else self.stage.name
@@ -245,13 +249,13 @@ def upstream(targets: Sequence[Step], datasets: Iterable[str]) -> list[Step]:
     wanted = set(targets)
     for step in reversed(every):
         if step in wanted:
-            wanted |= set(makers(step, every))
+            wanted |= set(makers(step, datasets))
     return [step for step in every if step in wanted]
 
 
-def makers(step: Step, every: Iterable[Step]) -> list[Step]:
-    """The steps, of all those of a project, whose artifacts a step reads, in their order."""
-    made = _made_by(tuple(dict.fromkeys(other.dataset for other in every if other.dataset)))
+def makers(step: Step, datasets: Iterable[str]) -> list[Step]:
+    """The steps of a project whose artifacts a step reads, in their order. datasets: its names."""
+    made = _made_by(tuple(sorted(datasets)))
     found = {number: maker for path in map(step.path, step.stage.inputs) for number, maker in made.get(path, ()) if maker != step}
     return [found[number] for number in sorted(found)]
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,53 +17,36 @@ from axolotl_core.stages.graph import ARTIFACTS, watched
 from axolotl_core.stages.job import Job, Result
 from axolotl_core.tokens.samples import Samples
 
+EXCESS = {"drop": "dropped", "truncate": "cut", "split": "split"}
+
+
+@dataclass
+class LeftOut:
+    """Samples that are not laid into rows as they are, by dataset and reason."""
+
+    too_long: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """{"samples": count, "fate": drop, truncate or split}"""
+    duplicates: dict[str, int] = field(default_factory=dict)
+    without_target: dict[str, int] = field(default_factory=dict)
+
 
 def run(job: Job) -> Result:
     """packed/ from tokens/ of every dataset that params.yaml names."""
     packing: Packing = job.params.packing
     if "DVC_STAGE" in os.environ:
         _watched_by_dvc(job)
-    samples = [Samples(job.input("tokens") / name) for name in job.datasets]
-    found, too_long = [], {}
-    for i, name in enumerate(job.datasets):
-        excess = packing.excess_length
-        if excess == "auto":
-            excess = manifest.read(job.input("tokens") / name)["excess_length"]
-        if excess == "raise":
-            _none_too_long(name, samples[i].lengths, packing.sequence_len)
-            excess = "drop"
-        pieces, long = fit(i, samples[i].lengths, packing.sequence_len, excess)
-        found.append(pieces)
-        if long:
-            too_long[name] = {"samples": long, "fate": excess}
-    pieces = keep_shard(SampleSpans.join(found), packing)
-    twins: dict[str, int] = {}
-    if packing.dataset_exact_deduplication:
-        pieces = _without_twins(pieces, samples, job.datasets, twins)
-    if len(pieces) == 0:
-        raise DataError(
-            f"no sample is left to pack: all are longer than sequence_len {packing.sequence_len}; raise it or set excess_length"
-        )
-    dropped: dict[str, int] = {}
-    pieces = _with_targets(pieces, samples, job.datasets, dropped)
-    if len(pieces) == 0:
-        raise DataError(f"no token is trained: sequence_len {packing.sequence_len} cuts every answer off; raise it")
-    try:
-        tests = np.isin(pieces.dataset, [i for i, name in enumerate(job.datasets) if job.params.datasets[name].held_out])
-        train, held_out = hold_out(pieces[~tests], packing.val_set_size, packing.shuffle_seed if packing.shuffle_merged_datasets else None)
-        held_out = SampleSpans.join([held_out, pieces[tests]])
-    except DataError as error:
-        gone = sum(dropped.values())
-        raise DataError(f"{error} ({gone:,} more have no target token within sequence_len)" if gone else str(error)) from None
-    eval_packed = packing.sample_packing if packing.eval_sample_packing is None else packing.eval_sample_packing
+    samples, left_out = [Samples(job.input("tokens") / name) for name in job.datasets], LeftOut()
+    spans = _chosen(job, samples, left_out)
+    train, validation = _divided(job, spans, left_out)
     facts: dict[str, Any] = {
         "datasets": list(job.datasets),
         "sequence_len": packing.sequence_len,
         "pad_to_sequence_len": packing.pad_to_sequence_len,
-        "too_long": too_long,
+        "too_long": left_out.too_long,
     }
-    for part, chosen, packed in (("train", train, packing.sample_packing), ("eval", held_out, eval_packed)):
-        chosen = _with_targets(split(chosen, packing.sequence_len), samples, job.datasets, dropped)
+    eval_packed = packing.sample_packing if packing.eval_sample_packing is None else packing.eval_sample_packing
+    for part, chosen, packed in (("train", train, packing.sample_packing), ("eval", validation, eval_packed)):
+        chosen = _with_targets(split(chosen, packing.sequence_len), samples, job.datasets, left_out)
         rows = lay_out(chosen, packing.sequence_len, packed)
         write_rows(job.out / part, rows)
         facts[part] = {"rows": len(rows), "samples": len(chosen), "tokens": int(chosen.lengths.sum())}
@@ -72,23 +56,69 @@ def run(job: Job) -> Result:
             f"no token is trained: all that sequence_len {packing.sequence_len} leaves of the answers is held out; raise it, or lower "
             "val_set_size"
         )
-    if dropped:
-        facts["without_target"] = dropped
-    if twins:
-        facts["twins"] = twins
+    if left_out.without_target:
+        facts["without_target"] = left_out.without_target
+    if left_out.duplicates:
+        facts["twins"] = left_out.duplicates
+    return Result(facts, summary_line(facts, packing, len(train), len(spans), left_out))
+
+
+def _chosen(job: Job, samples: Sequence[Samples], left_out: LeftOut) -> SampleSpans:
+    """The samples of this shard that fit and teach something. Raises DataError when none is left."""
+    packing: Packing = job.params.packing
+    found = []
+    for i, name in enumerate(job.datasets):
+        excess = packing.excess_length
+        if excess == "auto":
+            excess = manifest.read(job.input("tokens") / name)["excess_length"]
+        if excess == "raise":
+            _none_too_long(name, samples[i].lengths, packing.sequence_len)
+            excess = "drop"
+        spans, long = fit(i, samples[i].lengths, packing.sequence_len, excess)
+        found.append(spans)
+        if long:
+            left_out.too_long[name] = {"samples": long, "fate": excess}
+    spans = keep_shard(SampleSpans.join(found), packing)
+    if packing.dataset_exact_deduplication:
+        spans = _without_duplicates(spans, samples, job.datasets, left_out)
+    if len(spans) == 0:
+        raise DataError(
+            f"no sample is left to pack: all are longer than sequence_len {packing.sequence_len}; raise it or set excess_length"
+        )
+    spans = _with_targets(spans, samples, job.datasets, left_out)
+    if len(spans) == 0:
+        raise DataError(f"no token is trained: sequence_len {packing.sequence_len} cuts every answer off; raise it")
+    return spans
+
+
+def _divided(job: Job, spans: SampleSpans, left_out: LeftOut) -> tuple[SampleSpans, SampleSpans]:
+    """(train, validation): val_set_size of the samples, and all of the datasets that are held out."""
+    packing: Packing = job.params.packing
+    held_out = [i for i, name in enumerate(job.datasets) if job.params.datasets[name].held_out]
+    tests = np.isin(spans.dataset, held_out)
+    try:
+        seed = packing.shuffle_seed if packing.shuffle_merged_datasets else None
+        train, validation = hold_out(spans[~tests], packing.val_set_size, seed)
+    except DataError as error:
+        gone = sum(left_out.without_target.values())
+        raise DataError(f"{error} ({gone:,} more have no target token within sequence_len)" if gone else str(error)) from None
+    return train, SampleSpans.join([validation, spans[tests]])
+
+
+def summary_line(facts: dict[str, Any], packing: Packing, train: int, total: int, left_out: LeftOut) -> str:
+    """train, total: samples to train on, and with those of validation."""
     used = facts["train"]["tokens"] / (facts["train"]["rows"] * packing.sequence_len)
-    message = f"{facts['train']['rows']:,} rows of {packing.sequence_len} from {len(train):,} samples ({used:.1%} filled), "
-    message += f"{facts['eval']['rows']:,} validation rows"
+    line = f"{facts['train']['rows']:,} rows of {packing.sequence_len} from {train:,} samples ({used:.1%} filled), "
+    line += f"{facts['eval']['rows']:,} validation rows"
     if packing.val_set_size and not facts["eval"]["rows"]:
-        message += f" (val_set_size {packing.val_set_size:g} of {len(pieces):,} samples rounds to 0)"
-    for name, gone in too_long.items():
-        fate = {"drop": "dropped", "truncate": "cut", "split": "split"}[gone["fate"]]
-        message += f"; {name}: {gone['samples']:,} samples over {packing.sequence_len} tokens {fate}"
-    for name, count in twins.items():
-        message += f"; {name}: {count:,} samples that were there already dropped"
-    for name, count in dropped.items():
-        message += f"; {name}: {count:,} without a target token left dropped"
-    return Result(facts, message)
+        line += f" (val_set_size {packing.val_set_size:g} of {total:,} samples rounds to 0)"
+    for name, excess in left_out.too_long.items():
+        line += f"; {name}: {excess['samples']:,} samples over {packing.sequence_len} tokens {EXCESS[excess['fate']]}"
+    for name, count in left_out.duplicates.items():
+        line += f"; {name}: {count:,} duplicates dropped"
+    for name, count in left_out.without_target.items():
+        line += f"; {name}: {count:,} without a target token left dropped"
+    return line
 
 
 def _none_too_long(name: str, lengths: np.ndarray, sequence_len: int) -> None:
@@ -100,18 +130,39 @@ def _none_too_long(name: str, lengths: np.ndarray, sequence_len: int) -> None:
         )
 
 
-def _without_twins(pieces: SampleSpans, samples: Sequence[Samples], names: Sequence[str], twins: dict[str, int]) -> SampleSpans:
-    """The first of pieces with the same tokens and labels; adds to the count of the others by dataset."""
+def _without_duplicates(spans: SampleSpans, samples: Sequence[Samples], names: Sequence[str], left_out: LeftOut) -> SampleSpans:
+    """The first of spans with the same tokens and labels."""
     seen: set[bytes] = set()
-    first = np.ones(len(pieces), bool)
-    for i in range(len(pieces)):
-        ids, labels = (part[pieces.start[i] : pieces.end[i]] for part in samples[pieces.dataset[i]].sample(int(pieces.sample[i])))
+    first = np.ones(len(spans), bool)
+    for i in range(len(spans)):
+        ids, labels = (part[spans.start[i] : spans.end[i]] for part in samples[spans.dataset[i]].sample(int(spans.sample[i])))
         digest = xxhash.xxh3_128_digest(ids.tobytes() + labels.tobytes())
         first[i] = digest not in seen
         seen.add(digest)
-    for i in np.unique(pieces.dataset[~first]).tolist():
-        twins[names[i]] = int((pieces.dataset[~first] == i).sum())
-    return pieces[first]
+    _count(spans[~first], names, left_out.duplicates)
+    return spans[first]
+
+
+def _with_targets(spans: SampleSpans, samples: Sequence[Samples], names: Sequence[str], left_out: LeftOut) -> SampleSpans:
+    """The spans that teach something, for a step of the others would divide by zero."""
+    teaches = targets(spans, samples) > 0
+    _count(spans[~teaches], names, left_out.without_target)
+    return spans[teaches]
+
+
+def _count(spans: SampleSpans, names: Sequence[str], counts: dict[str, int]) -> None:
+    """Add spans to the counts of their datasets."""
+    for i in np.unique(spans.dataset).tolist():
+        counts[names[i]] = counts.get(names[i], 0) + int((spans.dataset == i).sum())
+
+
+def targets(spans: SampleSpans, samples: Sequence[Samples]) -> np.ndarray:
+    """Target tokens of each span; its first label never counts, its neighbour would have to predict it."""
+    counts = np.zeros(len(spans), np.int64)
+    for i, data in enumerate(samples):
+        mine = np.flatnonzero(spans.dataset == i)
+        counts[mine] = data.trained(spans.sample[mine], spans.start[mine] + 1, spans.end[mine])
+    return counts
 
 
 def _watched_by_dvc(job: Job) -> None:
@@ -119,20 +170,3 @@ def _watched_by_dvc(job: Job) -> None:
     for name in job.datasets:
         if not watched(graph, "pack", f"{ARTIFACTS}/tokens/{name}"):
             raise ParamsError(f"dvc.yaml: pack does not depend on the tokens of the dataset {name}; run `axolotl upgrade`")
-
-
-def targets(pieces: SampleSpans, samples: Sequence[Samples]) -> np.ndarray:
-    """Target tokens of each piece; its first label never counts, its neighbour would have to predict it."""
-    counts = np.zeros(len(pieces), np.int64)
-    for i, data in enumerate(samples):
-        mine = np.flatnonzero(pieces.dataset == i)
-        counts[mine] = data.trained(pieces.sample[mine], pieces.start[mine] + 1, pieces.end[mine])
-    return counts
-
-
-def _with_targets(pieces: SampleSpans, samples: Sequence[Samples], names: Sequence[str], dropped: dict[str, int]) -> SampleSpans:
-    """The pieces that teach something, for a step of the others would divide by zero; adds to the count of the rest by dataset."""
-    teaches = targets(pieces, samples) > 0
-    for i in np.unique(pieces.dataset[~teaches]).tolist():
-        dropped[names[i]] = dropped.get(names[i], 0) + int((pieces.dataset[~teaches] == i).sum())
-    return pieces[teaches]

@@ -52,10 +52,18 @@ class Execution:
     def __init__(
         self, project: Project, params: Params, chain: Sequence[Step], forced: Sequence[Step], branch: Path | None, stack: ExitStack
     ) -> None:
-        self.project, self.params, self.chain, self.forced, self.branch, self.stack = project, params, chain, forced, branch, stack
+        self.project, self.params, self.chain, self.forced, self.branch, self.stack = (
+            project,
+            params,
+            chain,
+            frozenset(forced),
+            branch,
+            stack,
+        )
+        self.datasets = sorted(params.datasets)
         self.processes = min(len(params.datasets), params.machine.dataset_processes or os.cpu_count() or 1)
         self.waiting, self.built = list(chain), 0
-        self.before = {step: set(makers(step, chain)) & set(chain) for step in chain}
+        self.unmade = set(chain)
         self.running: dict[Future[str], Step] = {}
         self.errors: list[AxolotlError] = []
 
@@ -63,10 +71,10 @@ class Execution:
         """All steps; how many were not up to date. What one of them raises stops none that is running."""
         while self.waiting and not self.errors:
             stale = self._ready()
-            side_by_side = [step for step in stale if step.stage.each]
-            if min(len(side_by_side) + len(self.running), self.processes) > 1:
-                self.running |= {self.executor.submit(_build, step): step for step in side_by_side}
-                stale = [step for step in stale if step not in side_by_side]
+            of_datasets = [step for step in stale if step.stage.each]
+            if min(len(of_datasets) + len(self.running), self.processes) > 1:
+                self.running |= {self.executor.submit(_build, step): step for step in of_datasets}
+                stale = [step for step in stale if not step.stage.each]
             for step in stale:
                 self._here(step)
             if self.running and not stale:
@@ -80,12 +88,14 @@ class Execution:
     def _ready(self) -> list[Step]:
         """Steps to build whose inputs are made; those that are up to date or kept are done with on the way."""
         stale = []
-        for step in list(self.waiting):
-            unmade = self.before[step] & {*self.waiting, *self.running.values(), *stale}
-            if not unmade:
-                self.waiting.remove(step)
-                if not self._is_done(step):
+        for step in self.waiting:
+            if self.unmade.isdisjoint(makers(step, self.datasets)):
+                if self._is_done(step):
+                    self.unmade.remove(step)
+                else:
                     stale.append(step)
+        left = self.unmade.difference(stale)
+        self.waiting = [step for step in self.waiting if step in left]
         return stale
 
     def _is_done(self, step: Step) -> bool:
@@ -115,9 +125,13 @@ class Execution:
                 raise ArtifactError(f"{step.name} is out of date; run `axolotl stage {step.name}` first, in one process")
             else:
                 _print(step, build(self.project, self.params, step, self.branch, force=step in self.forced).summary)
-            self.built += 1
+            self._made(step)
         except AxolotlError as error:
             self.errors.append(error)
+
+    def _made(self, step: Step) -> None:
+        self.unmade.remove(step)
+        self.built += 1
 
     def _train(self, step: Step) -> None:
         self.params, notes = settle(self.params)
@@ -138,7 +152,7 @@ class Execution:
             step = self.running.pop(future)
             try:
                 _print(step, future.result())
-                self.built += 1
+                self._made(step)
             except AxolotlError as error:
                 self.errors.append(error)
             except BrokenProcessPool:

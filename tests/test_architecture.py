@@ -1,8 +1,10 @@
 """The house stands as CONTRIBUTING.md draws it: floors, no cycles, one graph, quick help."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,23 @@ def test_help_needs_no_command_module():
         "import sys; from axolotl_core.cli.main import main; main(['--help'], standalone_mode=False); sys.exit('pydantic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_an_installed_package_is_in_the_way_of_no_folder_of_a_users():
+    """stages/ and pipelines/ lie at the top of the repository and inside the package, through links that a wheel follows."""
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["axolotl_core"]
+    for name in ("stages", "pipelines"):
+        assert (REPOSITORY / "axolotl_core" / name).readlink() == Path("..") / name
+    imported = [
+        f for f in modules().values() if re.search(r"^\s*(from|import) (stages|pipelines)\b", f.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert imported == []
+
+
+def test_a_stages_folder_of_a_users_is_not_imported(project: Path, axolotl):
+    for name in ("stages", "pipelines"):
+        (project / name).mkdir()
+        (project / name / "__init__.py").write_text("raise SystemExit('not ours')")
+    assert "params.yaml is right" in axolotl("check", cwd=project).stdout
+    axolotl("stage", "tokenize@sums", cwd=project)

@@ -56,8 +56,7 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
 
 
 def _read_by(params: Params, name: str) -> list[Step]:
-    every = steps(params.datasets)
-    return list(dict.fromkeys(maker for step in chosen(name, params.datasets) for maker in makers(step, every)))
+    return list(dict.fromkeys(maker for step in chosen(name, params.datasets) for maker in makers(step, params.datasets)))
 
 
 def _files(step: Step) -> list[str]:

@@ -169,13 +169,14 @@ def obtainable(root: Path, lacking_here: Iterable[Step], every: Sequence[Step], 
 def _fresh(status: Mapping[str, list[Any]], every: Sequence[Step]) -> set[Step]:
     """Steps that dvc.lock is right about, in all that can be told: what is only not here has not changed."""
     fresh: set[Step] = set()
+    datasets = {step.dataset for step in every if step.dataset}
     for step in every:
         changes = status.get(step.name, [])
         deps = [state for change in changes if isinstance(change, dict) for state in change.get("changed deps", {}).values()]
         if (
             all(isinstance(change, dict) for change in changes)
             and set(map(str, deps)) <= {"deleted"}
-            and fresh.issuperset(makers(step, every))
+            and fresh.issuperset(makers(step, datasets))
         ):
             fresh.add(step)
     return fresh

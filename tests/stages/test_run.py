@@ -299,7 +299,7 @@ def test_samples_that_are_there_twice_are_kept_once(project: Path, capfd):
     stage("pack", "packing.dataset_exact_deduplication=true", "packing.val_set_size=0")
     facts = packed_facts(project)
     assert facts["train"]["samples"] == 24 + 12
-    assert "sums: 1 samples that were there already dropped" in capfd.readouterr().out
+    assert "sums: 1 duplicates dropped" in capfd.readouterr().out
 
 
 def test_samples_that_are_too_long_can_be_an_error(project: Path):
