@@ -52,6 +52,12 @@ def restore(project: Project, step: Step, key: str) -> bool:
     return True
 
 
+def keep(project: Project, step: Step, made: Mapping[str, Any]) -> None:
+    """Keep a result that is in artifacts/, complete, but was made elsewhere: DVC would remove it before it calls the stage."""
+    if not store.has(project.store, made["key"]):
+        store.put(project.store, made, project.artifacts / step.output, {path: project.artifacts / path for path in made["also"]})
+
+
 def build(project: Project, params: Params, step: Step, branch: Path | None = None, *, force: bool = False) -> Result:
     """Run the stage's function and publish what it made, under the key of the inputs as they are now."""
     started, started_s = datetime.now(UTC), time.monotonic()

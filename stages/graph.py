@@ -111,7 +111,7 @@ STAGES = (
         "tokenize",
         "axolotl_core.stages.tokenize:run",
         4,
-        {"datasets": READING, "prompt": ALL},
+        {"datasets": READING | {"on_bad_row"}, "prompt": ALL},
         ("raw/{}", "tokenizer"),
         "tokens/{}",
         also=("metrics/masks/{}.json", "plots/lengths/{}.csv"),

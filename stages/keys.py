@@ -7,7 +7,7 @@ from typing import Any
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.key import stage_key
 from axolotl_core.checkpoints.format import branch_digest
-from axolotl_core.params.params import Params
+from axolotl_core.params.params import SECTIONS, Params
 from axolotl_core.params.section import Section
 from axolotl_core.sources import outside
 from axolotl_core.stages.graph import Step
@@ -46,13 +46,32 @@ def _only(section: Section, read: frozenset[str] | None) -> Section:
 def options(params: Params, step: Step) -> dict[str, Any]:
     """What of params.yaml enters a step's key: the options that it reads, those that differ from their defaults."""
     found: dict[str, Any] = {}
-    for name, section in visible_params(params, step).items():
-        read = step.stage.sections[name]
-        if isinstance(section, dict):
-            found[name] = {dataset: _in_key(data, read) for dataset, data in section.items()}
-        else:
+    for name, read in step.stage.sections.items():
+        section = getattr(params, name)
+        if name != "datasets":
             found[name] = _in_key(section, read)
+        elif step.dataset:
+            found[name] = _in_key(section[step.dataset], read)
+        else:
+            found[name] = {dataset: _in_key(data, read) for dataset, data in section.items()}
     return found
+
+
+def recorded_options(recorded: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    """What of a record's params enters the step's key now: an earlier version may have put more options into it."""
+    found: dict[str, Any] = {}
+    for name, read in step.stage.sections.items():
+        values, kind = recorded.get(name, {}), SECTIONS[name]
+        if name == "datasets" and not step.dataset:
+            found[name] = {dataset: _recorded(data, kind, read) for dataset, data in values.items()}
+        else:
+            found[name] = _recorded(values, kind, read)
+    return found
+
+
+def _recorded(values: Mapping[str, Any], kind: type[Section], read: frozenset[str] | None) -> dict[str, Any]:
+    without_effect = kind.model_construct(**values).without_effect()
+    return {option: value for option, value in values.items() if option not in without_effect and (read is None or option in read)}
 
 
 def _in_key(section: Section, read: frozenset[str] | None) -> dict[str, Any]:

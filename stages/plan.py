@@ -14,7 +14,7 @@ from typing import Any, Literal
 from axolotl_core.artifacts.difference import differences
 from axolotl_core.errors import AxolotlError
 from axolotl_core.stages.graph import Step
-from axolotl_core.stages.keys import key_of
+from axolotl_core.stages.keys import key_of, recorded_options
 
 State = Literal["up-to-date", "run", "missing-input"]
 
@@ -27,7 +27,7 @@ class Cause:
     file      outside artifacts/, by digest
     revision  of the stage: the installed axolotl makes other bytes
     input     an artifact, by digest; new is None where a step that would run makes it
-    missing   what is not there: an input, the artifact itself, or a file of it that is not as it was made
+    missing   what is not there: an input, the artifact itself, or a file of it that is not as it was made; new: a sentence about it
     """
 
     kind: Literal["option", "file", "revision", "input", "missing"]
@@ -98,33 +98,36 @@ def decide(step: Step, now: Observed, kept: Callable[[str], Made | None], output
     inputs = {path: outputs.get(path, digest) for path, digest in now.inputs.items()}
     absent = [Cause("missing", path) for path, digest in inputs.items() if digest is None and path not in outputs]
     if now.error is not None:
-        absent.append(Cause("missing", str(now.error)))
+        absent.append(Cause("missing", str(step.stage.outside), new=str(now.error)))
     if absent:
         return Planned(step, "missing-input", tuple(absent), made=now.made, error=now.error)
     because = tuple(_causes(step, now, inputs))
     if unknown := [path for path, digest in inputs.items() if digest is None]:
-        made = now.made.record["inputs"] if now.made else {}
-        causes = (*(cause for cause in because if cause.kind != "missing"), *(Cause("input", path, made.get(path)) for path in unknown))
-        return Planned(step, "run", causes if now.made else because or causes, made=now.made)
+        recorded = now.made.record["inputs"] if now.made else {}
+        will_change = tuple(Cause("input", path, recorded.get(path)) for path in unknown)
+        return Planned(step, "run", (*because, *will_change) if now.made else because, made=now.made)
     key = key_of(step, now.options, {path: str(digest) for path, digest in inputs.items()} | dict(now.outside))
-    if now.made and now.made.record["key"] == key and not now.damage:
+    if now.made and not because:
         return Planned(step, "up-to-date", key=key, made=now.made)
     return Planned(step, "run", because, key, now.made, kept(key))
 
 
 def _causes(step: Step, now: Observed, inputs: Mapping[str, str | None]) -> Iterator[Cause]:
     """How a step differs from its record, as far as it is known; that it has not run, or what is wrong with its artifact."""
-    if now.made is None:
+    if now.made is None and not now.damage:
         yield Cause("missing", step.output)
+    for path, problem in now.damage.items():
+        yield Cause("missing", path, new=problem)
+    if now.made is None:
         return
     was = now.made.record
     if was["revision"] != step.stage.revision:
         yield Cause("revision", step.stage.name, was["revision"], step.stage.revision)
-    for found in differences(was["params"], now.options):
-        yield Cause("option", f"datasets.{step.dataset}{found.name.removeprefix('datasets')}" if step.dataset else found.name, *found[1:])
+    for name, old, new in differences(recorded_options(was["params"], step), now.options):
+        section, _, rest = name.partition(".")
+        named = f"datasets.{step.dataset}.{rest}" if step.dataset and section == "datasets" else name
+        yield Cause("option", named, old, new)
     recorded = was["inputs"]
     for name in sorted({*recorded, *inputs, *now.outside}):
         if recorded.get(name) != (new := {**now.outside, **inputs}.get(name)) and not (name in inputs and new is None):
             yield Cause("input" if name in inputs else "file", name, recorded.get(name), new)
-    for path, message in now.damage.items():
-        yield Cause("missing", path, new=message)

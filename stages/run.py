@@ -39,7 +39,7 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
     chain = targets if only else upstream(targets, params.datasets)
     _sweep(project, targets)
     with ExitStack() as stack:
-        built = Execution(project, params, chain, targets if force else (), branch, stack).run()
+        built = Execution(project, params, chain, targets, force, branch, stack).run()
     if built and world.rank() == 0:
         for old in store.superseded(store.results(project.store)):
             store.remove(old.folder)
@@ -47,19 +47,21 @@ def run(project: Project, params: Params, name: str, *, only: bool = False, forc
 
 
 class Execution:
-    """Steps on their way. chain: in an order in which they can run; forced: those that run although they are up to date."""
+    """Steps on their way. chain: in an order in which they can run; force: whether the targets run although they are up to date."""
 
     def __init__(
-        self, project: Project, params: Params, chain: Sequence[Step], forced: Sequence[Step], branch: Path | None, stack: ExitStack
+        self,
+        project: Project,
+        params: Params,
+        chain: Sequence[Step],
+        targets: Sequence[Step],
+        force: bool,
+        branch: Path | None,
+        stack: ExitStack,
     ) -> None:
-        self.project, self.params, self.chain, self.forced, self.branch, self.stack = (
-            project,
-            params,
-            chain,
-            frozenset(forced),
-            branch,
-            stack,
-        )
+        self.project, self.params, self.branch, self.stack = project, params, branch, stack
+        self.targets = frozenset(targets)
+        self.forced = self.targets if force else frozenset()
         self.datasets = sorted(params.datasets)
         self.processes = min(len(params.datasets), params.machine.dataset_processes or os.cpu_count() or 1)
         self.waiting, self.built = list(chain), 0
@@ -76,7 +78,8 @@ class Execution:
                 self.running |= {self.executor.submit(_build, step): step for step in of_datasets}
                 stale = [step for step in stale if not step.stage.each]
             for step in stale:
-                self._here(step)
+                if not self.errors:
+                    self._here(step)
             if self.running and not stale:
                 self._collect()
         while self.running:
@@ -134,6 +137,8 @@ class Execution:
         self.built += 1
 
     def _train(self, step: Step) -> None:
+        if world.launched() and step not in self.targets:
+            raise ArtifactError("train is out of date; run `axolotl stage train` first")
         self.params, notes = settle(self.params)
         for note in notes if world.rank() == 0 else ():
             terminal.say(f"  {note}")

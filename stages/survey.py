@@ -39,7 +39,7 @@ class Survey:
             outside,
             error,
             made,
-            damage(self.project, step, made) if made else {},
+            damage(self.project, step, made) if made else self._without_record(step),
         )
 
     def kept(self, key: str) -> Made | None:
@@ -62,6 +62,11 @@ class Survey:
         except (ArtifactError, DataError, OSError):
             return None
 
+    def _without_record(self, step: Step) -> dict[str, str]:
+        """What is wrong with an artifact that is there without its record."""
+        there = (self.project.artifacts / step.output / manifest.FILE).is_file()
+        return {step.key_file: "the record of the artifact is missing or damaged"} if there else {}
+
     def _digest(self, path: str) -> str | None:
         try:
             return keys.digest_of(self.project, path)
@@ -78,7 +83,13 @@ def damage(project: Project, step: Step, made: Made) -> dict[str, str]:
     found = {} if right else {step.output: "it is not the one that its record is of"}
     recorded = made.record["also"]
     for path in dict.fromkeys((*step.also, *recorded)):
-        file = project.artifacts / path
-        if path not in step.also or path not in recorded or not file.is_file() or project.stats.digest(file) != recorded[path]:
+        if path not in step.also or path not in recorded or _file_digest(project, path) != recorded[path]:
             found[path] = "it is not what its stage wrote"
     return found
+
+
+def _file_digest(project: Project, path: str) -> str | None:
+    try:
+        return project.stats.digest(project.artifacts / path)
+    except (DataError, OSError):
+        return None

@@ -99,7 +99,7 @@ def messages() -> str:
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and node.args:
                     name = ast.unparse(node.func)
-                    if name in ERRORS and (text := _template(node.args[0])):
+                    if name in ERRORS and len(re.findall(r"[a-z]{2,}", text := _template(node.args[0]))) > 2:
                         found[name].add(text)
                     if name == "Conflict" and len(node.args) == 3 and (text := _template(node.args[2])):
                         found["ParamsError"].add(re.sub(r"\{[^}]*\}", "…", text))

@@ -118,7 +118,7 @@ def check_names(model: Any, adapter: Adapter) -> None:
 
 
 def _listed(model: Any, adapter: Adapter) -> list[str]:
-    """lora_target_modules as names. Raises ModelError for a invalid regular expression, or that matches no linear module."""
+    """lora_target_modules as names. Raises ModelError for an invalid regular expression, or one that matches no linear module."""
     requested = adapter.lora_target_modules
     if not isinstance(requested, str):
         return list(requested)

@@ -31,8 +31,8 @@ class LoraMerge:
         self.base, self.updates = Weights(base), Weights(adapter, [adapter / lora.WEIGHTS])
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         with torch.device("meta"):
-            unwrap = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        self.layers = lora.layers(lora.on_meta(unwrap, adapter))
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        self.layers = lora.layers(lora.on_meta(skeleton, adapter))
         self.by_name = {f"{module}.weight": module for module in self.layers}
         learned = {PREFIX + module + "." + lora.file_name(name) for module, layer in self.layers.items() for name, _ in _update(layer)}
         missing = sorted(learned - set(self.updates.files))
@@ -40,7 +40,7 @@ class LoraMerge:
             raise ModelError(f"{adapter}: the adapter does not fit the base model: it has no {missing[0]}")
         self.replaced = {name.removeprefix(PREFIX): name for name in self.updates.files if name not in learned}
         if config.tie_word_embeddings:  # the output layer has no weight of its own in the base's files
-            output = {f"{name}.weight" for name, module in unwrap.named_modules() if module is unwrap.get_output_embeddings()}
+            output = {f"{name}.weight" for name, module in skeleton.named_modules() if module is skeleton.get_output_embeddings()}
             self.replaced = {name: of for name, of in self.replaced.items() if name in self.base.files or name not in output}
         foreign = sorted(name for name in self.replaced if "lora_" in name)
         if foreign:

@@ -11,7 +11,7 @@ from axolotl_core.labels import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class Batch:
-    """`sets_BT`: which dataset each token is of, -1 for padding. `targets`: labels that some position predicts."""
+    """`dataset_ids_BT`: which dataset each token is of, -1 for padding. `targets`: labels that some position predicts."""
 
     ids_BT: Tensor
     labels_BT: Tensor

@@ -82,8 +82,8 @@ def _kept(folder: Path) -> tuple[list[Context], list[Result], list[Run]]:
 def unused_by_dvc(root: Path) -> list[Path]:
     """Objects of DVC's cache that `dvc gc --workspace` would remove."""
     dry = [*DVC, "gc", "--workspace", "--dry", "--force"]
-    summary = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=False).stdout
-    return [Path(line.removeprefix("Removing ").strip()) for line in summary.splitlines() if line.startswith("Removing ")]
+    output = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=False).stdout
+    return [Path(line.removeprefix("Removing ").strip()) for line in output.splitlines() if line.startswith("Removing ")]
 
 
 def _used(seconds: float) -> str:

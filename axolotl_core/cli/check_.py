@@ -8,17 +8,17 @@ from types import SimpleNamespace
 
 import click
 
-from axolotl_core.cli.planned import print_json
+from axolotl_core.cli.planned import print_json, shown_with
 from axolotl_core.cli.project import graph_of, open_project, params_options
 from axolotl_core.errors import AxolotlError, MachineError, ModelError, ParamsError
 from axolotl_core.models.packing import packing_support
-from axolotl_core.params.document import Document, read
+from axolotl_core.params.document import read
 from axolotl_core.params.fallbacks import settle
 from axolotl_core.params.flat.translate import is_flat
 from axolotl_core.params.load import sections_of
 from axolotl_core.params.params import Params
 from axolotl_core.params.sharding import deepspeed_of
-from axolotl_core.report.plan import Shown, as_json
+from axolotl_core.report.plan import as_json
 from axolotl_core.sources.files import files_of, fits, place_of
 from axolotl_core.sources.outside import adapter
 from axolotl_core.sources.place import resolve
@@ -47,17 +47,17 @@ def command(params: Path, overrides: tuple[str, ...], as_document: bool) -> None
     except ParamsError as error:
         found.problems += str(error).splitlines()
     if as_document:
-        plan = as_json(found.plan, Shown(Document(str(params), {}))) if found.plan else {"stages": []}
+        plan = as_json(found.plan, shown_with(project, config, found.plan, params, overrides, {})) if found.plan else {"stages": []}
         print_json({"ok": not found.problems, "problems": found.problems, "notes": found.notes, **plan})
         sys.exit(ParamsError.exit_status if found.problems else 0)
     if found.problems:
         raise ParamsError("\n".join(found.problems))
     for note in found.notes:
         say(f"  {note}")
-    if runs := [planned.step.name for planned in found.plan if planned.state == "run" and not planned.kept]:
-        say(f"  would run: {', '.join(runs)} (`axolotl why` says why)")
     names = ", ".join(f"{name} ({data.type if isinstance(data.type, str) else 'own prompt'})" for name, data in config.datasets.items())
     say(f"{params} is right: {config.model.base_model}, {config.adapter.adapter or 'all weights'}, {names}")
+    if runs := [planned.step.name for planned in found.plan if planned.state == "run" and not planned.kept]:
+        say(f"  would run: {', '.join(runs)} (`axolotl why` says why)")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from axolotl_core.cli.words import WithOptions, config_and_overrides
 from axolotl_core.params.params import Params
 from axolotl_core.params.section import show
 from axolotl_core.release.chat import READS, Chat, Sampling, open_chat
+from axolotl_core.stages import keys
 from axolotl_core.stages.graph import chosen
 from axolotl_core.stages.job import Project
 from axolotl_core.stages.survey import Survey
@@ -62,9 +63,9 @@ def command(words: tuple[str, ...], params: Path | None, which: str, system: str
 
 def _changed(project: Project, params: Params) -> list[str]:
     """What of params.yaml is not as it was when the adapter in artifacts/ was trained."""
-    survey, (train,) = Survey(project, params), chosen("train", params.datasets)
-    made = survey.made(train)
-    found = differences(made.record["params"], survey.observe(train).options) if made else []
+    (train,) = chosen("train", params.datasets)
+    made = Survey(project, params).made(train)
+    found = differences(keys.recorded_options(made.record["params"], train), keys.options(params, train)) if made else []
     return [f"{name} {show(old)} → {show(new)}" for name, old, new in found]
 
 

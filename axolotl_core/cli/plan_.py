@@ -28,9 +28,9 @@ def command(params: Path, overrides: tuple[str, ...], remote: str | None, as_doc
     """
     project, config = open_project(params, overrides)
     plan = Survey(project, config).plan()
-    lacking = [planned.step for planned in plan if planned.state != "up-to-date" and not planned.kept]
+    lacking = any(planned.state != "up-to-date" and not planned.kept for planned in plan)
     as_dvc_has_it = not overrides and params.absolute() == project.root / PARAMS
-    where = obtainable(project.root, lacking, [planned.step for planned in plan], remote) if lacking and as_dvc_has_it else {}
+    where = obtainable(project.root, plan, remote) if lacking and as_dvc_has_it else {}
     shown = shown_with(project, config, plan, params, overrides, where)
     if as_document:
         print_json(as_json(plan, shown))

@@ -23,8 +23,8 @@ from axolotl_core.terminal import say
 
 
 def print_json(document: Any) -> None:
-    """For programs: one JSON document on standard output."""
-    say(json.dumps(document, indent=1, ensure_ascii=False))
+    """For programs: one JSON document on standard output, in ASCII, which no terminal and no locale changes."""
+    say(json.dumps(document, indent=1))
 
 
 def shown_with(
@@ -33,10 +33,10 @@ def shown_with(
     """where: step → where its result can be had."""
     document, _ = sections_of(file)
     override(document, overrides)
-    rows: dict[str, tuple[int | None, int | None]] = {}
+    rows: dict[tuple[str, str], tuple[int | None, int | None]] = {}
     for planned in plan:
         if planned.step.stage.name == "fetch" and (names := [cause.name for cause in planned.because if cause.kind == "file"]):
-            rows |= _rows(project, params, planned.step, names)
+            rows |= {(planned.step.name, name): found for name, found in _rows(project, params, planned.step, names).items()}
     return Shown(document, rows, where, training(project, params, plan))
 
 
@@ -63,7 +63,7 @@ def _rows(project: Project, params: Params, step: Step, names: Sequence[str]) ->
                 )
             except AxolotlError:
                 new = None
-            found[name] = (old.get(i) if len(sources) > i else None, new)
+            found[name] = (old.get(i) if len(sources) == len(paths) else None, new)
     return found
 
 

@@ -9,6 +9,7 @@ from axolotl_core.cli.project import DVC, open_project, params_options
 from axolotl_core.cli.remote import damaged, lacking, objects_of, open_remote, outs_of, unreachable
 from axolotl_core.errors import ArtifactError, foreign
 from axolotl_core.params.params import Params
+from axolotl_core.stages.build import keep
 from axolotl_core.stages.graph import ARTIFACTS, Step, chosen, makers, steps
 from axolotl_core.stages.job import Project
 from axolotl_core.stages.survey import Survey, damage
@@ -52,6 +53,10 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
         if bad := _wrong(project, config, wanted, outs):
             path, message = next(iter(bad.items()))
             raise ArtifactError(f"{path}: the remote's copy is damaged too ({message}); `axolotl push` where it was made")
+    survey = Survey(project, config)
+    for step in wanted:
+        if (made := survey.made(step)) and f"{ARTIFACTS}/{step.output}" in outs:
+            keep(project, step, made.record)
     say(f"{len(paths):,} outs are here and complete")
 
 
@@ -77,6 +82,6 @@ def _wrong(project: Project, params: Params, wanted: list[Step], outs: dict[str,
         if f"{ARTIFACTS}/{step.output}" not in outs:
             continue
         made = Survey(project, params).made(step)
-        message = damage(project, step, made) if made else {step.key_file: "is missing or damaged"}
-        found |= {f"{ARTIFACTS}/{path}": reason for path, reason in message.items()}
+        wrong = damage(project, step, made) if made else {step.key_file: "is missing or damaged"}
+        found |= {f"{ARTIFACTS}/{path}": reason for path, reason in wrong.items()}
     return found

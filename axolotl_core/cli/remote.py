@@ -20,6 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from axolotl_core.errors import ArtifactError, MachineError, ParamsError, foreign
 from axolotl_core.stages.graph import Step, makers
+from axolotl_core.stages.plan import Planned
 
 LOCK = "dvc.lock"
 OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -135,11 +136,11 @@ def unreachable(message: str) -> ArtifactError:
     return ArtifactError(f"the remote cannot be asked ({message}); nothing is known of what it holds, try again")
 
 
-def obtainable(root: Path, lacking_here: Iterable[Step], every: Sequence[Step], remote: str | None = None) -> dict[str, str]:
+def obtainable(root: Path, plan: Sequence[Planned], remote: str | None = None) -> dict[str, str]:
     """Step → where DVC has its result as params.yaml and the data ask for it, `dvc-cache` or `remote`; others are left out.
 
-    lacking_here: steps whose artifacts are not in artifacts/; every: all of the project, in an order in which they can run. The remote
-    is asked once for each object that is not here, and is never listed; one that cannot be asked holds nothing.
+    plan: of all steps. The remote is asked once for each object that is not here, and is never listed; one that cannot be asked holds
+    nothing.
     """
     if not (root / ".dvc").is_dir() or not (root / LOCK).is_file():
         return {}
@@ -148,35 +149,48 @@ def obtainable(root: Path, lacking_here: Iterable[Step], every: Sequence[Step], 
 
     try:
         repo = Repo(str(root))
-        fresh = _fresh(repo.status(), every)
+        fresh = _fresh(repo.status(), plan)
     except DvcException:
         return {}
     outs, cache = outs_by_stage(root), repo.cache.local
-    objects = {step.name: objects_of(outs[step.name], cache).paths for step in lacking_here if step in fresh and step.name in outs}
-    absent = {name: [oid for oid in oids if not Path(cache.oid_to_path(oid)).is_file()] for name, oids in objects.items()}
-    found = {name: "dvc-cache" for name, oids in absent.items() if not oids}
-    if len(found) < len(absent):
+    names = [planned.step.name for planned in plan if planned.state != "up-to-date" and not planned.kept and planned.step in fresh]
+    objects = {name: objects_of(outs[name], cache) for name in names if name in outs}
+    absent = {name: [oid for oid in of.paths if not Path(cache.oid_to_path(oid)).is_file()] for name, of in objects.items()}
+    found = {name: "dvc-cache" for name, oids in absent.items() if not oids and not objects[name].unknown}
+    if len(found) < len(objects):
         try:
             there, _ = open_remote(root, remote)
             with foreign(unreachable):
+                for name, of in objects.items():
+                    absent[name] += [oid for folder in of.unknown for oid in _listed(there, folder)]
                 lacks = set(lacking(there, cache, dict.fromkeys(oid for oids in absent.values() for oid in oids)))
         except (ParamsError, MachineError, ArtifactError):
             return found
-        found |= {name: "remote" for name, oids in absent.items() if oids and not lacks.intersection(oids)}
+        found |= {name: "remote" for name, oids in absent.items() if name not in found and not lacks.intersection(oids)}
     return found
 
 
-def _fresh(status: Mapping[str, list[Any]], every: Sequence[Step]) -> set[Step]:
-    """Steps that dvc.lock is right about, in all that can be told: what is only not here has not changed."""
+def _listed(remote: Any, folder: str) -> list[str]:
+    """The objects of a folder by the list that the remote holds; the folder itself where it holds none."""
+    try:
+        with remote.fs.open(remote.oid_to_path(folder)) as file:
+            return [_checked(entry["md5"]) for entry in json.load(file)]
+    except FileNotFoundError:
+        return [folder]
+
+
+def _fresh(status: Mapping[str, list[Any]], plan: Sequence[Planned]) -> set[Step]:
+    """Steps that dvc.lock is right about, in all that can be told: what is only not here has not changed.
+
+    DVC does not watch the folder of a base model, so what the plan knows of files, options and revisions counts too.
+    """
     fresh: set[Step] = set()
-    datasets = {step.dataset for step in every if step.dataset}
-    for step in every:
-        changes = status.get(step.name, [])
+    datasets = {planned.step.dataset for planned in plan if planned.step.dataset}
+    for planned in plan:
+        changes = status.get(planned.step.name, [])
         deps = [state for change in changes if isinstance(change, dict) for state in change.get("changed deps", {}).values()]
-        if (
-            all(isinstance(change, dict) for change in changes)
-            and set(map(str, deps)) <= {"deleted"}
-            and fresh.issuperset(makers(step, datasets))
-        ):
-            fresh.add(step)
+        as_locked = all(isinstance(change, dict) for change in changes) and set(map(str, deps)) <= {"deleted"}
+        changed = any(cause.kind in ("option", "file", "revision") for cause in planned.because)
+        if as_locked and not changed and fresh.issuperset(makers(planned.step, datasets)):
+            fresh.add(planned.step)
     return fresh

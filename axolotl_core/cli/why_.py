@@ -27,12 +27,13 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, as_docum
     axolotl why --json
     """
     project, config = open_project(params, overrides)
-    chain = upstream(chosen(name, config.datasets), config.datasets) if name else steps(config.datasets)
-    plan = Survey(project, config).plan(chain)
+    every = steps(config.datasets)
+    chain = [step.name for step in (upstream(chosen(name, config.datasets), config.datasets) if name else every)]
+    plan = Survey(project, config).plan()
     shown = shown_with(project, config, plan, params, overrides, {})
     if as_document:
-        print_json(as_json(plan, shown))
+        print_json(as_json([planned for planned in plan if planned.step.name in chain], shown))
     else:
-        for line in why_lines(plan, shown):
+        for line in why_lines(plan, shown, chain):
             say(line)
     project.stats.save()

@@ -30,8 +30,8 @@ class WithOptions(click.Command):
         for name, kind in SECTIONS.items():
             if name != "datasets":
                 with formatter.section(f"Options of the section {name}"):
-                    message = {option: re.split(r"(?<=[a-z\)\]])[.;] ", text)[0] for option, text in docstrings(kind).items()}
-                    formatter.write_dl([(f"--{option.replace('_', '-')}", text.rstrip(".")) for option, text in message.items()])
+                    docs = {option: re.split(r"(?<=[a-z\)\]])[.;] ", text)[0] for option, text in docstrings(kind).items()}
+                    formatter.write_dl([(f"--{option.replace('_', '-')}", text.rstrip(".")) for option, text in docs.items()])
 
 
 def config_and_overrides(words: Sequence[str]) -> tuple[Path, list[str]]:

@@ -26,7 +26,7 @@ class Prompt:
 
 
 def prompts(rows: RowSource, count: int) -> list[Prompt]:
-    """The first `count` samples that begin with an prompt without targets, taken from the datasets in turns.
+    """The first `count` samples that begin with a prompt without targets, taken from the datasets in turns.
 
     Of each dataset no more than MOST_LOOKED_AT samples are looked at: some have no prompts at all.
     """
@@ -55,8 +55,8 @@ def _beginnings(datasets: np.ndarray) -> list[int]:
 
 def stops_of(model: Any, tokenizer: Tokenizer, chosen: Sequence[Prompt]) -> list[int]:
     """Ids that end a reply: the tokenizer's and the model's ends of sequence, and the added token that an expected reply ends with."""
-    line = [prompt.expected[-1] for prompt in chosen if prompt.expected and prompt.expected[-1] in tokenizer.ends]
-    return tokenizer.stop_ids(unwrap(model).generation_config.eos_token_id, line)
+    turn_ends = [prompt.expected[-1] for prompt in chosen if prompt.expected and prompt.expected[-1] in tokenizer.ends]
+    return tokenizer.stop_ids(unwrap(model).generation_config.eos_token_id, turn_ends)
 
 
 @torch.no_grad()

@@ -68,8 +68,8 @@ def load_critique(data: Dataset, style: str | None) -> Format:
     """Fields `instruction`, `answer`, `scores` and `critiques`."""
 
     def read(row: Row) -> Example:
-        requested = f"{CRITIQUE}\nQuestion: {text(row, 'instruction')}\nAnswer: {text_or_empty(row, 'answer')}\n"
-        return instructed(f"USER: {requested}\nASSISTANT:", _evaluation(row))
+        prompt = f"{CRITIQUE}\nQuestion: {text(row, 'instruction')}\nAnswer: {text_or_empty(row, 'answer')}\n"
+        return instructed(f"USER: {prompt}\nASSISTANT:", _evaluation(row))
 
     return _format("creative_acr.load_critique", style, ("instruction", "answer", "scores", "critiques"), read)
 
@@ -78,10 +78,10 @@ def load_revise(data: Dataset, style: str | None) -> Format:
     """Fields `instruction`, `answer`, `scores`, `critiques` and `revision`."""
 
     def read(row: Row) -> Example:
-        requested = (
+        prompt = (
             f"{REVISE}\nQuestion: {text(row, 'instruction')}\nAnswer: {text_or_empty(row, 'answer')}\nEvaluation:\n{_evaluation(row)}\n"
         )
-        return instructed(f"USER: {requested}\nASSISTANT:", text_or_empty(row, "revision"))
+        return instructed(f"USER: {prompt}\nASSISTANT:", text_or_empty(row, "revision"))
 
     return _format("creative_acr.load_revise", style, ("instruction", "answer", "scores", "critiques", "revision"), read)
 

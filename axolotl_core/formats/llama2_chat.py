@@ -35,7 +35,7 @@ def load(data: Dataset, style: str | None) -> Format:
 
     def read(row: Row) -> Example:
         system, turns = conversation(row, "from", "value", roles)
-        turns = [(role, line.strip()) for role, line in turns]
+        turns = [(role, text.strip()) for role, text in turns]
         while turns and turns[-1][0] == "user":
             turns.pop()  # nobody answers it
         return template.write(system or SYSTEM, turns, train=train, train_prefix=data.train_role_prefix)

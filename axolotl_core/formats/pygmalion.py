@@ -24,15 +24,15 @@ def load(data: Dataset, style: str | None) -> Format:
     def read(row: Row) -> Example:
         segments: list[Segment] = []
         for message in messages_of(row, "conversations", '{"role", "value"}', 1):
-            role, line = role_of(message, "role", ROLES), text_or_empty(message, "value")
+            role, text = role_of(message, "role", ROLES), text_or_empty(message, "value")
             match role:
                 case "system":
-                    segments.append(Segment(f"<|system|>Persona: {line.removesuffix(START).strip()}", role=role))
+                    segments.append(Segment(f"<|system|>Persona: {text.removesuffix(START).strip()}", role=role))
                 case "user":
-                    segments.append(Segment(f"<|user|> {line.strip()}", role=role))
+                    segments.append(Segment(f"<|user|> {text.strip()}", role=role))
                 case _:
                     segments.append(Segment("<|model|>", role=role))
-                    segments += [answer(f" {line.strip()}", glue=True)] if line.strip() else []
+                    segments += [answer(f" {text.strip()}", glue=True)] if text.strip() else []
         return Example(tuple(segments))
 
     return Format("pygmalion", COLUMNS, read)

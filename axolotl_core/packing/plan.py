@@ -46,7 +46,7 @@ class SampleSpans:
 
 @dataclass(frozen=True)
 class Rows:
-    """SampleSpans laid into rows: row r holds pieces[offsets[r]:offsets[r + 1]]."""
+    """Spans of samples in rows: row r holds pieces[offsets[r]:offsets[r + 1]]."""
 
     pieces: SampleSpans
     offsets: np.ndarray

@@ -1,4 +1,4 @@
-"""`adapter`: what is trained. An edit re-runs train onward."""
+"""`adapter`: what is trained. An edit re-runs at most train onward."""
 
 import re
 from pathlib import PurePath

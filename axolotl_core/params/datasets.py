@@ -31,7 +31,7 @@ class UserPrompt(Section):
 
 
 class Dataset(Section):
-    """One dataset. Any edit here re-runs its own fetch and tokenize, then pack onward."""
+    """One dataset. An edit re-runs its own fetch or tokenize, then pack onward where rows come out otherwise."""
 
     path: Annotated[str, Field(min_length=1)]
     """A file (json, jsonl, csv, tsv, parquet, arrow, text; .gz, .bz2, .xz, .zst), a folder of such files or one of save_to_disk, or a

@@ -209,7 +209,7 @@ def _comments(text: Sequence[str], tree: CommentedMap, document: Document) -> di
     in front of the first option too.
     """
     inside = {line for where, node in document.spelled.items() if isinstance(node, ScalarString) for line in _block(text, where, document)}
-    unwrap = {i for i, line in enumerate(text, 1) if line.lstrip().startswith("#") and i not in inside}
+    comment_lines = {i for i, line in enumerate(text, 1) if line.lstrip().startswith("#") and i not in inside}
     beside = _behind(tree, ())
     first = min(document.lines.values(), default=1)
     found: dict[Where, Comment] = {}
@@ -217,7 +217,7 @@ def _comments(text: Sequence[str], tree: CommentedMap, document: Document) -> di
     for where, line in document.lines.items():
         above: list[str] = []
         at = line - 1
-        while line not in taken and at >= 1 and (at in unwrap or (line == first and not text[at - 1].strip())):
+        while line not in taken and at >= 1 and (at in comment_lines or (line == first and not text[at - 1].strip())):
             above.insert(0, text[at - 1].strip().removeprefix("#").removeprefix(" "))
             at -= 1
         taken.add(line)  # `- path: x` has a comment in front of the entry, not in front of its key too

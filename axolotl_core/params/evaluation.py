@@ -1,4 +1,4 @@
-"""`evaluation`: what is measured on the finished model. An edit re-runs evaluate."""
+"""`evaluation`: what is measured on the finished model. An edit re-runs at most evaluate."""
 
 from typing import Annotated
 

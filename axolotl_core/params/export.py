@@ -1,4 +1,4 @@
-"""`export`: the form in which the model leaves. An edit re-runs export."""
+"""`export`: the form in which the model leaves. An edit re-runs at most export."""
 
 from typing import Annotated
 

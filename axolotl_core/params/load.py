@@ -52,12 +52,12 @@ def sections_of(path: Path) -> tuple[Document, list[str]]:
             f"{document.place(place_of(migration))}: '{migration.option}' is left out: {migration.message}" for migration in stops
         )
         raise ParamsError(f"{left_out}\n{path}: `axolotl import {path}` writes a params.yaml without {_them(len(stops))}")
-    message = [
+    notable = [
         migration
         for migration in made.migrations
         if migration.status == "replaced" or (migration.status == "left out" and not migration.stops)
     ]
-    lines = [f"{document.place(place_of(migration))}: {migration.option} → {migration.message}" for migration in message]
+    lines = [f"{document.place(place_of(migration))}: {migration.option} → {migration.message}" for migration in notable]
     if countable(document.values) and not made.document.values.get("machine", {}).get("num_processes"):
         rows, each = batch_of(document.values)
         lines.append(f"{path}: batch_size {rows} = {each}; Axolotl takes so many on each GPU: --batch-size, or `axolotl import --num-gpus`")

@@ -1,4 +1,4 @@
-"""`model`: the base model. An edit re-runs fetch-model and fetch-tokenizer (both small) and train onward."""
+"""`model`: the base model. An edit re-runs at most fetch-model and fetch-tokenizer (both small) and train onward."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""`packing`: rows of the training batches, and what is held out. An edit re-runs pack onward."""
+"""`packing`: rows of the training batches, and what is held out. An edit re-runs at most pack onward."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""`prompt`: what shapes ids and labels for all datasets. An edit re-runs tokenize onward."""
+"""`prompt`: what shapes ids and labels for all datasets. An edit re-runs at most tokenize onward."""
 
 from typing import Literal
 

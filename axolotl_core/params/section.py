@@ -1,4 +1,4 @@
-"""What all sections of params.yaml share: frozen, strict, no unknown keys, and the mark `Built`."""
+"""What all sections of params.yaml share: frozen, strict, no unknown keys, and the mark `Supported`."""
 
 import re
 from dataclasses import dataclass
@@ -24,11 +24,15 @@ class Section(BaseModel):
         return frozenset()
 
     def only(self, options: frozenset[str]) -> Self:
-        """The section with all other options at their defaults, but for required ones."""
+        """The section with these options and the required ones alone: who reads another one gets an AttributeError."""
         kept = {
             name: getattr(self, name) for name in self.model_fields_set if name in options or type(self).model_fields[name].is_required()
         }
-        return type(self).model_construct(**kept)  # type: ignore[return-value]  # values that were validated
+        made = type(self).model_construct(**kept)  # of values that were validated
+        for name, field in type(self).model_fields.items():
+            if name not in options and not field.is_required():
+                del made.__dict__[name]
+        return made  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, init=False)

@@ -1,4 +1,4 @@
-"""`tokenizer`: which tokenizer, and the tokens added to it. An edit re-runs fetch-tokenizer, then tokenize onward."""
+"""`tokenizer`: which tokenizer, and the tokens added to it. An edit re-runs at most fetch-tokenizer, then tokenize onward."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""`training`: how the weights move. An edit re-runs train onward."""
+"""`training`: how the weights move. An edit re-runs at most train onward."""
 
 from typing import Annotated, Any, Literal
 

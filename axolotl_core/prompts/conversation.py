@@ -42,13 +42,13 @@ class Turn:
 
     def write(self, text: str, role: str, *, train: bool, train_prefix: bool) -> list[Segment]:
         """The turn's segments. Without a text nothing is trained; a user's turn then is its prefix alone."""
-        message = bool(text)
-        parts = [Segment(self.prefix, train=train and train_prefix and message, role=role, begin=self.begin)]
-        if message:
+        has_text = bool(text)
+        parts = [Segment(self.prefix, train=train and train_prefix and has_text, role=role, begin=self.begin)]
+        if has_text:
             parts.append(Segment(self.before + text + self.after, train=train, end=self.end, glue=True, role=role))
         elif role == "assistant":
             parts.append(Segment(self.after if self.tail else "", end=self.end, glue=True, role=role))
-        if self.tail and (message or role == "assistant"):
+        if self.tail and (has_text or role == "assistant"):
             parts.append(Segment(self.tail, role=role))
         return parts
 
@@ -89,14 +89,14 @@ class Conversation:
             segments.append(Segment(before.replace("{}", system), train=trained, end=len(eos) // len(EOS), role="system"))
             segments += [Segment(after, train=trained, role="system")] if after else []
         rounds = 0
-        requested = next((i for i, (role, _) in enumerate(turns) if role == "user"), None)
+        first_user = next((i for i, (role, _) in enumerate(turns) if role == "user"), None)
         for i, (role, text) in enumerate(turns):
             text = text.replace("\r\n", "\n").replace("\n\n", "\n") if self.single_newlines else text
             if role == "user" and self.round:
                 segments.append(Segment(self.round.replace("{}", str(rounds + self.first_round)), role="user"))
                 rounds += 1
             turn = self.user if role == "user" else self.assistant
-            if i == requested and system and self.system_in_user:
+            if i == first_user and system and self.system_in_user:
                 turn = replace(Turn.of(self.system_in_user), begin=self.user.begin)
                 turn = replace(turn, prefix=turn.prefix.replace("{system}", system))
             written = turn.write(text, role, train=role in train, train_prefix=train_prefix)

@@ -169,9 +169,9 @@ class ChatTemplate:
     @cached_property
     def generation_prompt(self) -> str:
         """What stands in front of a reply: `<|im_start|>assistant⏎`; empty where the template has none."""
-        requested = [{"role": "user", "content": "x"}]
+        conversation = [{"role": "user", "content": "x"}]
         try:
-            without, with_prompt = self.render(requested), self.render(requested, generate=True)
+            without, with_prompt = self.render(conversation), self.render(conversation, generate=True)
         except DataError:
             return ""
         return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""
@@ -236,13 +236,13 @@ class ChatTemplate:
             raise DataError(f"the chat template does not write the content of message {i + 1}, from '{messages[i]['role']}'")
         start, end = min(start for start, _ in spans), max(end for _, end in spans)
         try:
-            requested = self.render(messages[:i], tools, generate=True) if i and self.generation_prompt else ""
+            prompt = self.render(messages[:i], tools, generate=True) if i and self.generation_prompt else ""
         except DataError:
-            requested = ""
-        if requested and text.startswith(requested):
-            return min(start, len(requested)), end
-        before = requested.removesuffix(self.generation_prompt)
-        turn = len(before) if requested != before and text.startswith(before) else start  # where the own header begins, if that is clear
+            prompt = ""
+        if prompt and text.startswith(prompt):
+            return min(start, len(prompt)), end
+        before = prompt.removesuffix(self.generation_prompt)
+        turn = len(before) if prompt != before and text.startswith(before) else start  # where the own header begins, if that is clear
         if tag := OPENED.search(text, turn, start):
             asks = " ".join(self.generation_prompt.split())
             raise DataError(
@@ -279,10 +279,10 @@ def _enclosed(text: str, messages: Sequence[Message], wanted: Sequence[int]) -> 
             blocks.append((at, at + len(part)))
         plain.append(part)
         at += len(part)
-    summary = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if len(blocks) != len(summary):
-        raise DataError(f"the chat template marks {len(blocks)} blocks as generated, the conversation has {len(summary)} of the assistant")
-    return "".join(plain), [Span(i, start, end) for i, (start, end) in zip(summary, blocks, strict=True) if i in wanted]
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(blocks) != len(answers):
+        raise DataError(f"the chat template marks {len(blocks)} blocks as generated, the conversation has {len(answers)} of the assistant")
+    return "".join(plain), [Span(i, start, end) for i, (start, end) in zip(answers, blocks, strict=True) if i in wanted]
 
 
 def common_beginning(a: str, b: str) -> int:

@@ -39,7 +39,7 @@ The same keys mean the same stage, options and input contents; `lineage.json` ho
 
 
 def write_card(base_model: str, metrics: dict[str, Any], records: dict[str, dict[str, Any]], notes: Sequence[str] = ()) -> str:
-    """README.md. records: artifact → its key file, such as "raw/faq" or "adapter"; metrics: metrics/train.json; notes: how to ask it."""
+    """README.md. records: artifact → its key file, such as "raw/faq" or "adapter"; metrics: metrics/train.json; notes: how to prompt it."""
     data = []
     for artifact, record in records.items():
         kind, _, name = artifact.partition("/")

@@ -84,14 +84,14 @@ class Chat:
 
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
-        line = ""
+        reply = ""
         for piece in streamer:
-            line += piece
+            reply += piece
             yield piece
         thread.join()
         if failed:
             raise ModelError(f"no reply could be made: {' '.join(str(failed[0]).split())[:200]}")
-        self.messages.append({"role": "assistant", "content": line})
+        self.messages.append({"role": "assistant", "content": reply})
 
     def _ids(self, prompt: str) -> torch.Tensor:
         if self.raw:

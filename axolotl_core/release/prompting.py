@@ -1,4 +1,4 @@
-"""How a trained model is requested: the chat template of its training data, and the tokens that end its replies.
+"""How a trained model is prompted: the chat template of its training data, and the tokens that end its replies.
 
 The tokenizer's own template is taken unless the data was written by another one; where the data was not written by the template
 that is taken, that is said, for a model answers well only what looks like its training data.
@@ -142,8 +142,8 @@ def _rows(data: Dataset) -> Iterator[dict[str, Any]]:
         yield {**fields, "conversations": [{role: user, content: QUESTION}, {role: assistant, content: ANSWER}]}
 
 
-def _where(line: str, root: Path) -> str:
-    return os.path.relpath(line, root) if Path(line).is_absolute() else line
+def _where(shown: str, root: Path) -> str:
+    return os.path.relpath(shown, root) if Path(shown).is_absolute() else shown
 
 
 def _type(data: Dataset) -> str:

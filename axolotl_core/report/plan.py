@@ -8,6 +8,7 @@ from axolotl_core.params.document import Document
 from axolotl_core.params.params import SECTIONS
 from axolotl_core.params.section import show
 from axolotl_core.progress import clock
+from axolotl_core.sources.files import BUILDERS
 from axolotl_core.stages.plan import Cause, Planned
 
 DIGITS = 12
@@ -17,11 +18,11 @@ WIDTH = 44
 
 @dataclass(frozen=True)
 class Shown:
-    """What is printed of a plan besides the plan. places: where options stand; rows: file in a key → its rows then and now;
-    where: step → where its result can be had without running it; training: of train, if the rows are packed."""
+    """What is printed of a plan besides the plan. document: the params file, with its lines; rows: (step, file in its key) → rows then
+    and now; where: step → where its result can be had without running it; training: of train, if the rows are packed."""
 
     document: Document
-    rows: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    rows: Mapping[tuple[str, str], tuple[int | None, int | None]] = field(default_factory=dict)
     where: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, int] = field(default_factory=dict)
 
@@ -49,8 +50,8 @@ def _cause(cause: Cause, planned: Planned, shown: Shown) -> dict[str, Any]:
     if cause.kind == "option":
         old, new = _values(cause)
         found |= {"old": old, "new": new, "place": shown.document.place(tuple(cause.name.split(".")))}
-    if cause.name in shown.rows:
-        found |= dict(zip(("old_rows", "new_rows"), shown.rows[cause.name], strict=True))
+    if rows := shown.rows.get((planned.step.name, cause.name)):
+        found |= {"old_rows": rows[0], "new_rows": rows[1]}
     return found
 
 
@@ -119,15 +120,19 @@ def roots(planned: Planned) -> list[Cause]:
 
 def is_new(planned: Planned) -> bool:
     """Whether nothing is known of an earlier run."""
-    return planned.state == "run" and planned.made is None and not planned.kept
+    never = (Cause("missing", planned.step.output),)
+    return planned.state == "run" and not planned.kept and planned.because == never
 
 
-def why_lines(plan: Sequence[Planned], shown: Shown) -> Iterator[str]:
-    """The first changed ingredients along the chain, what follows from them, and how the last artifact was made."""
-    changed = [planned for planned in plan if planned.state != "up-to-date"]
-    last = plan[-1]
+def why_lines(plan: Sequence[Planned], shown: Shown, chain: Sequence[str]) -> Iterator[str]:
+    """The first changed ingredients along a chain of steps, what follows from them, and how the last artifact of it was made.
+
+    plan: of all steps, of which those behind the chain are named where they follow.
+    """
+    own = [planned for planned in plan if planned.step.name in chain]
+    changed = [planned for planned in own if planned.state != "up-to-date"]
     if not changed:
-        yield f"{last.step.name} is up to date"
+        yield "everything is up to date" if len(own) == len(plan) else f"{own[-1].step.name} is up to date"
     if new := [planned.step.name for planned in changed if is_new(planned)]:
         yield f"{', '.join(new)} {'has' if len(new) == 1 else 'have'} not run yet"
     for planned in changed:
@@ -135,12 +140,13 @@ def why_lines(plan: Sequence[Planned], shown: Shown) -> Iterator[str]:
             yield f"{planned.step.name}  {_state(planned, shown)}"
             for cause in causes:
                 yield f"  {row(cause, planned, shown)}"
-    if follow := [planned.step.name for planned in changed if not roots(planned)]:
+    behind = [planned for planned in plan if planned.state == "run" and planned.step.name not in chain and planned.made and changed]
+    if follow := [planned.step.name for planned in (*changed, *behind) if not roots(planned)]:
         yield f"{', '.join(follow)} would run after that, unless what they read comes out the same"
-    if made := _made(last):
+    if len(own) < len(plan) and (made := _made(own[-1])):
         versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items() if version != "not installed")
         when = f"made {made['at']} in {clock(made['took_s'])}, by" if made["at"] else "made by"
-        yield f"the present {last.step.output} was {when} revision {made['revision']}; {versions}"
+        yield f"the present {own[-1].step.output} was {when} revision {made['revision']}; {versions}"
 
 
 def _state(planned: Planned, shown: Shown) -> str:
@@ -153,36 +159,40 @@ def _state(planned: Planned, shown: Shown) -> str:
 def row(cause: Cause, planned: Planned, shown: Shown) -> str:
     """A cause in columns: name, old → new, place."""
     place = shown.document.place(tuple(cause.name.split("."))) if cause.kind == "option" else ""
-    change = _change(cause, shown)
+    change = _change(cause, planned, shown)
     return f"{_name(cause, planned, shown):<{WIDTH}} {change}{f'   {place}' if place else ''}".rstrip()
 
 
 def sentence(cause: Cause, planned: Planned, shown: Shown) -> str:
     """A cause in a line with others."""
-    return f"{_name(cause, planned, shown)} {_change(cause, shown)}"
+    return f"{_name(cause, planned, shown)} {_change(cause, planned, shown)}"
 
 
 def _name(cause: Cause, planned: Planned, shown: Shown) -> str:
     """As a user knows it: of a dataset's file the path below that of params.yaml, `file:0:a.jsonl` → `data/a.jsonl`."""
+    values = shown.document.values
     match cause.kind, cause.name.split(":", 2):
         case "revision", _:
             return f"revision of {cause.name}"
+        case "file", ["file"]:
+            tokenizer = (values.get("tokenizer") or {}).get("tokenizer_config") if planned.step.output == "tokenizer" else None
+            return str(tokenizer or values["model"]["base_model"])
         case "file", ["file", _, name]:
-            path = str(shown.document.values["datasets"][planned.step.dataset].get("path", ""))
-            return path if path.endswith(name) else f"{path}/{name}"
+            path = str(values["datasets"][planned.step.dataset]["path"]).rstrip("/")
+            return path if path.endswith(name) else name if path in BUILDERS else f"{path}/{name}"
         case "file", [kind, *name] if name and kind != "hub":
             return ":".join(name)
     return cause.name
 
 
-def _change(cause: Cause, shown: Shown) -> str:
+def _change(cause: Cause, planned: Planned, shown: Shown) -> str:
     if cause.kind == "missing":
-        return str(cause.new or "") if " " in cause.name else str(cause.new or "is not there")
+        return str(cause.new or "is not there")
     if cause.kind == "option":
         old, new = map(show, _values(cause))
     else:
         old, new = (_digest(value) for value in (cause.old, cause.new))
-    rows = shown.rows.get(cause.name)
+    rows = shown.rows.get((planned.step.name, cause.name))
     counts = f" ({_count(rows[0])} → {_count(rows[1])} rows)" if rows else ""
     return f"{old} → {new}{counts}"
 

@@ -54,19 +54,19 @@ class MaskReport:
 
     def refusal(self) -> str | None:
         """Why the dataset must not be trained on, with its rows, or None."""
-        message = []
+        problems = []
         if self.affected["unended"]:
             split = f" ({', '.join(sorted(self.split))} is not one token: add it to tokenizer.tokens)" if self.split else ""
-            message.append(
+            problems.append(
                 f"{self._rows('unended')}: the end of an answer is never trained, so the model would not learn to stop{split}; "
                 "choose another template, or set prompt.mask_check to warn"
             )
         if self.affected["lossy"]:
-            message.append(
+            problems.append(
                 f"{self._rows('lossy')}: the ids do not give the text back, so the model would learn another text; "
                 "choose another tokenizer, or set prompt.mask_check to warn"
             )
-        return "\n".join(message) or None
+        return "\n".join(problems) or None
 
     def facts(self, markup: bool) -> dict[str, Any]:
         """The report as it is written. markup: whether special tokens in the user's fields are tokens."""

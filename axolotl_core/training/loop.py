@@ -110,7 +110,7 @@ class Loop:
                 stop |= self._read_pending()
             if (is_boundary or stop) and self._end_step(step, stop):
                 return step
-        return self.plan.total
+        return max(done, self.plan.total)
 
     def _train_step(self, step: int) -> PendingMetrics:
         training = self.config.training

@@ -34,13 +34,10 @@ class Ready:
     attention: str
     precision: Precision
     device: torch.device
+    trained_parameters: int
+    """How many numbers are trained, counted before they are sharded."""
     notes: tuple[str, ...] = ()
     """Sentences about preferences of the machine section that were not met."""
-
-    @property
-    def trained_parameters(self) -> int:
-        """How many numbers are trained."""
-        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def summary(self) -> str:
         """What is trained, and in what, as a line for the user."""
@@ -84,7 +81,8 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
         model.enable_input_require_grads()
     if machine.torch_compile:
         notes += compile_layers(loaded, machine)
-    return Ready(model, loaded.spec, loaded.attention, precision, device, tuple(notes))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Ready(model, loaded.spec, loaded.attention, precision, device, trained, tuple(notes))
 
 
 def _check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path | None) -> None:

@@ -57,7 +57,7 @@ def test_an_option_of_the_params_on_the_command_line_is_told_how_it_is_set(proje
 
 
 def test_check_passes_a_project_that_is_right(project: Path):
-    assert call("check") == "params.yaml is right: ./model, lora, sums (alpaca), talks (sharegpt)\n"
+    assert call("check").startswith("params.yaml is right: ./model, lora, sums (alpaca), talks (sharegpt)\n  would run: fetch@sums, ")
 
 
 def test_check_tells_all_that_is_wrong_with_places_formats_and_dvc(project: Path):
@@ -506,6 +506,10 @@ def test_documents_for_programs(project: Path):
     document = json.loads(call("check", "--json"))
     assert document["ok"]
     assert len(document["stages"]) == 11
+    call("stage", "fetch")
+    edit(project / "data" / "talks.json", "colour 3", "colour 4")
+    document = json.loads(call("check", "--json"))
+    assert document["stages"][1]["because"][0]["name"] == "data/talks.json"
     edit(project / "params.yaml", "lora_r: 4", "lora_rr: 4")
     document = json.loads(call("check", "--json", status=2))
     assert not document["ok"]

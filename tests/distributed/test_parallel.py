@@ -69,6 +69,8 @@ def weights(project: Path) -> dict[str, np.ndarray]:
 
 def same(one: Path, other: Path) -> None:
     assert losses(one) == pytest.approx(losses(other), rel=2e-4)
+    facts = [json.loads((box / "artifacts" / "adapter" / "manifest.json").read_text())["trained_parameters"] for box in (one, other)]
+    assert facts[0] == facts[1] > 0, "counted before the model is sharded"
     mine, theirs = weights(one), weights(other)
     assert mine.keys() == theirs.keys()
     for name in mine:

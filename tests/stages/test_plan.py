@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from axolotl_core.artifacts import record
 from axolotl_core.cli.project import open_project
+from axolotl_core.errors import DataError
 from axolotl_core.params.params import SECTIONS, Params
 from axolotl_core.stages import keys
 from axolotl_core.stages.graph import STAGES, chosen, steps, upstream
@@ -207,11 +209,12 @@ OF_SECTION = {
     "tracking": "",
 }
 """Whose key an option of a section changes, unless it stands below."""
-SOURCE = "path name data_files ds_type shards train_on_split revision streaming max_rows max_bytes on_bad_row text_split"
+SOURCE = "path name data_files ds_type shards train_on_split revision streaming max_rows max_bytes text_split"
 QUANTISED = "load_in_8bit load_in_4bit gptq gptq_groupsize gptq_model_v1"
 EXCEPTIONS = {
     **{f"datasets.{option}": "fetch@sums" for option in SOURCE.split()},
     "datasets.held_out": "pack",
+    "datasets.on_bad_row": "fetch@sums tokenize@sums",  # a row may be malformed JSON, or not what its format reads
     **dict.fromkeys(("model.base_model", "model.model_revision"), "fetch-tokenizer fetch-model"),
     **dict.fromkeys(("model.model_type", "model.trust_remote_code", "model.base_model_ignore_patterns"), "fetch-model"),
     **{f"model.{option}": "train evaluate" for option in QUANTISED.split()},
@@ -282,9 +285,46 @@ def test_what_a_stage_is_given_has_no_option_that_is_not_in_its_key(project: Pat
     """So that none can be read that does not re-run it."""
     params = open_project(Path("params.yaml"), ["datasets.sums.type=alpaca:chat", "model.trust_remote_code=true"])[1]
     (fetch,), (train,) = chosen("fetch@sums", params.datasets), chosen("train", params.datasets)
-    assert keys.visible_params(params, fetch)["datasets"].type == "pretokenized"  # type: ignore[union-attr]
-    assert not keys.visible_params(params, train)["model"].trust_remote_code  # type: ignore[union-attr]
+    with pytest.raises(AttributeError):
+        keys.visible_params(params, fetch)["datasets"].type  # type: ignore[union-attr]  # noqa: B018
+    with pytest.raises(AttributeError):
+        keys.visible_params(params, train)["model"].trust_remote_code  # type: ignore[union-attr]  # noqa: B018
     assert {name for stage in STAGES for name in stage.sections} == set(SECTIONS) - {"machine", "tracking"}
+
+
+def test_causes_have_the_names_of_options(project: Path):
+    stage("pack")
+    found = planned("prompt.train_on_inputs=true", "datasets.sums.type=alpaca:chat", "packing.sequence_len=64")
+    names = {name: [cause.name for cause in one.because if cause.kind == "option"] for name, one in found.items()}
+    assert names["tokenize@sums"] == ["datasets.sums.type", "prompt.train_on_inputs"]
+    assert names["tokenize@talks"] == ["prompt.train_on_inputs"]
+    assert names["pack"] == ["packing.sequence_len"]
+    (project / "artifacts" / "keys" / "packed.json").unlink()
+    (lost,) = planned()["pack"].because
+    assert (lost.kind, lost.name, lost.new) == ("missing", "keys/packed.json", "the record of the artifact is missing or damaged")
+
+
+def test_a_record_of_a_version_that_put_more_options_into_keys_holds(project: Path):
+    stage("pack")
+    for name, more in (
+        ("packed", {"datasets": {"sums": {"type": "alpaca", "path": "x"}, "talks": {}}}),
+        ("raw/sums", {"datasets": {"type": "x"}}),
+    ):
+        file = project / "artifacts" / "keys" / f"{name}.json"
+        made = record.read(file)
+        made["params"] = {section: {**values, **more.get(section, {})} for section, values in made["params"].items()}
+        record.write(file, {**made, "key": "0" * 32})
+    found = planned()
+    assert {found[name].state for name in ("fetch@sums", "tokenize@sums", "pack")} == {"up-to-date"}
+
+
+def test_a_row_that_a_format_cannot_read_is_skipped_where_params_say_so(project: Path):
+    with (project / "data" / "sums.jsonl").open("a") as sums:
+        sums.write('{"instruction": 1, "output": ["no text"]}\n')
+    with pytest.raises(DataError):
+        stage("tokenize@sums")
+    stage("tokenize@sums", "datasets.sums.on_bad_row=skip")
+    assert (project / "artifacts" / "tokens" / "sums" / "rejected.jsonl").is_file()
 
 
 # the real dvc, which depends on sections: what it would call, and that a call computes nothing where the key is the same

@@ -341,4 +341,4 @@ def test_view_shows_what_is_trained(project: Path, axolotl):
 def test_view_says_why_a_row_is_not_there(project: Path, axolotl):
     write_jsonl(project / "data" / "sums.jsonl", [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": ""}])
     done = axolotl("view", "tokens", "--row", "2", cwd=project, status=1)
-    assert "axolotl: data/sums.jsonl:2: row 2 was dropped: no target token" in done.stderr
+    assert "axolotl: data/sums.jsonl:2: row 2 was dropped: no trained token" in done.stderr

@@ -53,11 +53,11 @@ def named(document: Document, option: str, out: Document, *, held_out: bool = Fa
         others = before if isinstance(before, dict) and isinstance(entries, dict) else {}
         out.values["datasets"] = entries = dict(entries) if isinstance(entries, dict) else entries
         document.move((option,), ("datasets",), out)
-        message = list(_fates_of_mapping(out, option))
+        found = list(_migrations_of_mapping(out, option))
         if held_out and isinstance(entries, dict):
             out.values["datasets"] = {name: {**e, "held_out": True} if isinstance(e, dict) else e for name, e in entries.items()}
         out.values["datasets"] = {**others, **out.values["datasets"]} if others else out.values["datasets"]
-        return message
+        return found
     datasets = out.values.setdefault("datasets", {})
     if not isinstance(datasets, dict):
         raise ParamsError(f"{document.place(('datasets',))}: datasets is {datasets!r}, wanted a list of datasets")
@@ -70,16 +70,16 @@ def named(document: Document, option: str, out: Document, *, held_out: bool = Fa
         several = configurations if isinstance(configurations, list) else None
         for n, configuration in enumerate(several or [None]):
             name = _free_name(entry, configuration, datasets)
-            message = _take(document, (option, i), out, name)
+            found = _take(document, (option, i), out, name)
             if several:
                 datasets[name]["name"] = configuration
             if held_out and isinstance(datasets[name], dict):
                 datasets[name]["held_out"] = True
-            migrations += message if n == 0 else []
+            migrations += found if n == 0 else []
     return migrations
 
 
-def _fates_of_mapping(out: Document, option: str) -> Iterator[Migration]:
+def _migrations_of_mapping(out: Document, option: str) -> Iterator[Migration]:
     found = out.values["datasets"]
     for name in list(found) if isinstance(found, dict) else ():
         entry = found[name]
@@ -161,8 +161,8 @@ def pretraining(document: Document, out: Document, processes: int = 1) -> list[M
     migrations = [Migration(PRETRAINING, "renamed", "datasets")]
     for i, entry in enumerate(entries):
         key: Where = (PRETRAINING, i) if isinstance(given, list) else (PRETRAINING,)
-        made, message = spelled_here(entry, f"{PRETRAINING}[{i}]") if isinstance(entry, dict) else ({"path": entry}, [])
-        migrations += message
+        made, found = spelled_here(entry, f"{PRETRAINING}[{i}]") if isinstance(entry, dict) else ({"path": entry}, [])
+        migrations += found
         name = "pretraining" if i == 0 else f"pretraining-{i + 1}"
         local = bool(PurePosixPath(str(made.get("path"))).suffix)
         datasets[name] = {"type": "completion", "max_bytes": size, "streaming": not local, **made}

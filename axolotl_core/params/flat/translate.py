@@ -160,9 +160,9 @@ class _Translator:
             self.migrations.extend(datasets.pretraining(self.old, self.out, self.processes or 1))
             return
         held_out = option == datasets.TEST
-        message = datasets.named(self.old, option, self.out, held_out=held_out)
+        found = datasets.named(self.old, option, self.out, held_out=held_out)
         self.tell(option, *(("renamed", "datasets, each with held_out: true") if held_out else ("kept", "datasets")))
-        self.migrations.extend(message)
+        self.migrations.extend(found)
 
     def put(self, option: str, value: Any, to: str | None = None, message: str = "") -> None:
         """Into the section of `to`, or of the option's own name or the one it is renamed to."""
@@ -181,8 +181,8 @@ class _Translator:
         else:
             self.tell(option, "kept" if name == option else "renamed", home)
 
-    def tell(self, option: str, migration: Any, message: str, *, stops: bool = False) -> None:
-        self.migrations.append(Migration(option, migration, message, stops))
+    def tell(self, option: str, status: Any, message: str, *, stops: bool = False) -> None:
+        self.migrations.append(Migration(option, status, message, stops))
 
     def value(self, option: str) -> Any:
         """Of another option of the old file."""
