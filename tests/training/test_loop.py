@@ -1,4 +1,4 @@
-"""The step and what it rests on: the plan, the loss, when to evaluate and to save, checkpoints."""
+"""The training loop: steps, when to evaluate and to save, checkpoints, what a resumed run ends with."""
 
 import copy
 import json
@@ -10,32 +10,23 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from axolotl_core.batches.batch import Batch
-from axolotl_core.batches.plan import Plan, micro_batches_of_rank
+from axolotl_core.batches.plan import Plan
 from axolotl_core.batches.rows import RowSource
 from axolotl_core.checkpoints import format as checkpoints
 from axolotl_core.checkpoints import resume
 from axolotl_core.checkpoints import store as checkpoint
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
-from axolotl_core.errors import Interrupted, MachineError, TrainError
+from axolotl_core.errors import Interrupted, TrainError
 from axolotl_core.evaluation.evaluate import evaluate
-from axolotl_core.labels import IGNORE_INDEX
-from axolotl_core.models.forward import ForwardSpec
-from axolotl_core.models.load import device_of, load_model
 from axolotl_core.models.precision import Precision, choose
-from axolotl_core.objectives import cross_entropy as loss
-from axolotl_core.objectives.cross_entropy import loss_sum, token_losses
-from axolotl_core.objectives.sft import Objective, sample_lengths
+from axolotl_core.objectives.cross_entropy import token_losses
+from axolotl_core.objectives.sft import Objective
 from axolotl_core.optim.optimizers import make_optimizer
 from axolotl_core.optim.schedules import make_schedule
-from axolotl_core.packing.plan import fit, lay_out
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.evaluation import Evaluation
 from axolotl_core.params.machine import Machine
@@ -46,143 +37,7 @@ from axolotl_core.training import loop as loop_module
 from axolotl_core.training.config import Run, TrainConfig
 from axolotl_core.training.loop import Loop
 from axolotl_core.training.step import train_step
-
-CPU = torch.device("cpu")
-FP32 = Precision("fp32", torch.float32, torch.float32)
-SPLIT, TOGETHER = ForwardSpec(split=True), ForwardSpec()
-
-
-class Memory:
-    """Samples of random tokens in memory, prompts of a third untrained."""
-
-    def __init__(self, lengths: list[int]) -> None:
-        draw = np.random.default_rng(3)
-        self.ids = [draw.integers(3, 500, n).astype(np.int32) for n in lengths]
-
-    def sample(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = self.ids[i].copy()
-        labels[: len(labels) // 3] = IGNORE_INDEX
-        return self.ids[i], labels
-
-
-def source(lengths: list[int], packed: bool = True, sequence_len: int = 32) -> RowSource:
-    pieces, _ = fit(0, np.array(lengths), sequence_len, "drop")
-    return RowSource(lay_out(pieces, sequence_len, packed), [Memory(lengths)], 0, sequence_len, False)  # type: ignore[list-item]
-
-
-@pytest.fixture
-def model(model_folder: Path):
-    return load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=True).model
-
-
-LENGTHS = [9, 14, 30, 7, 21, 5, 11, 16, 8, 13]
-
-
-@given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([1.0, 2.0, 2.5]))
-def test_each_epoch_sees_each_row_once(rows: int, batch_size: int, epochs: float):
-    plan = Plan(rows, batch_size, epochs, seed=1)
-    per_epoch = plan.steps_per_epoch
-    for epoch in range(int(epochs)):
-        seen = [row for step in range(epoch * per_epoch, (epoch + 1) * per_epoch) for row in plan.rows_of(step)]
-        assert sorted(seen) == list(range(rows))
-    assert plan.total == math.ceil(per_epoch * epochs)
-
-
-def test_the_order_is_a_function_of_seed_and_epoch():
-    plan, other = Plan(50, 50, 2, 0), Plan(50, 50, 2, 1)
-    assert plan.rows_of(0) == Plan(50, 50, 2, 0).rows_of(0)
-    assert plan.rows_of(0) != plan.rows_of(1)
-    assert plan.rows_of(0) != other.rows_of(0)
-
-
-def test_max_steps_ends_a_run_early():
-    assert Plan(50, 5, 2, 0, max_steps=3).total == 3
-
-
-def test_micro_batches_are_dealt_out_in_turns_and_every_process_has_as_many():
-    dealt = [micro_batches_of_rank([5, 0, 2, 6, 1], 1, rank, 2) for rank in (0, 1)]
-    assert [[list(micro.rows) for micro in one] for one in dealt] == [[[5], [2], [1]], [[0], [6], []]]
-    assert [[micro.number for micro in one] for one in dealt] == [[0, 2, 4], [1, 3, 5]]
-
-
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 8))
-def test_a_step_has_the_same_rows_whatever_the_processes(rows: int, micro: int, world: int):
-    dealt = [micro_batches_of_rank(list(range(rows)), micro, rank, world) for rank in range(world)]
-    assert sorted(row for one in dealt for part in one for row in part.rows) == list(range(rows))
-    assert len({len(one) for one in dealt}) == 1
-    assert all(len(part.rows) <= micro for one in dealt for part in one)
-
-
-def test_rows_grouped_by_length_differ_little_within_a_batch_and_the_longest_comes_first():
-    lengths = tuple(np.random.default_rng(0).integers(1, 1000, 400).tolist())
-    grouped, plain = Plan(400, 4, 1, 0, lengths=lengths), Plan(400, 4, 1, 0)
-
-    def spread(plan: Plan) -> float:
-        batches = [[lengths[row] for row in plan.rows_of(step)] for step in range(plan.total)]
-        return sum(max(batch) - min(batch) for batch in batches) / len(batches)
-
-    assert spread(grouped) < spread(plain) / 5
-    assert lengths[grouped.rows_of(0)[0]] == max(lengths)
-    assert sorted(row for step in range(grouped.total) for row in grouped.rows_of(step)) == list(range(400))
-
-
-@pytest.mark.parametrize("how", [SPLIT, TOGETHER])
-@pytest.mark.parametrize("chunk", [2**26, 4 * 512 * 3])
-def test_the_loss_and_its_gradient_are_those_of_full_logits(model, how: ForwardSpec, chunk: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", chunk)
-    batch = source(LENGTHS).batch([0, 1, 2])
-    logits = model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False).logits
-    wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels_BT[:, 1:].flatten(), reduction="sum")
-    wanted.backward()
-    gradients = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    got = loss_sum(model, batch.place(CPU), how)
-    (got / 3).backward()
-    assert torch.allclose(got, wanted, rtol=1e-5)
-    for gradient, parameter in zip(gradients, model.parameters(), strict=True):
-        assert torch.allclose(parameter.grad * 3, gradient, atol=1e-3, rtol=1e-4)
-
-
-def test_a_head_that_is_no_plain_layer_gives_the_same_loss(model, monkeypatch: pytest.MonkeyPatch):
-    inputs = source(LENGTHS).batch([0, 1]).place(CPU)
-    wanted = loss_sum(model, inputs, SPLIT)
-    wanted.backward()
-    gradients = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    monkeypatch.setattr(loss, "is_plain", lambda head: False)
-    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", 4 * 512 * 3)
-    got = loss_sum(model, inputs, SPLIT)
-    got.backward()
-    assert torch.allclose(got, wanted, rtol=1e-6)
-    assert all(torch.allclose(g, p.grad, atol=1e-5) for g, p in zip(gradients, model.parameters(), strict=True))
-
-
-def test_no_more_logits_are_held_than_a_chunk(model):
-    """A vocabulary of 128 k at 8 k tokens would be 4 GiB of logits; here 2,000 tokens × 60,000 words are 458 MiB."""
-    torch.manual_seed(0)
-    states, weight = torch.randn(2000, 8, requires_grad=True), torch.randn(60_000, 8)
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, arguments=(), settings=None):
-            nonlocal largest
-            out = function(*arguments, **(settings or {}))
-            if isinstance(out, torch.Tensor):
-                largest = max(largest, out.numel() * out.element_size())
-            return out
-
-    with Watch():
-        loss.LinearCrossEntropy.apply(states, weight, None, torch.randint(60_000, (2000,))).backward()
-    assert largest <= loss.CHUNK_BYTES["cpu"] < 2000 * 60_000 * 4
-
-
-def test_packing_changes_no_loss(model):
-    packed, alone = source(LENGTHS), source(LENGTHS, packed=False)
-    sums = [sum(float(loss_sum(model, s.batch([i]).place(CPU), SPLIT).detach()) for i in range(len(s))) for s in (packed, alone)]
-    targets = [s.targets(range(len(s))) for s in (packed, alone)]
-    assert len(packed) < len(alone)
-    assert targets[0] == targets[1] == sum(packed.batch([i]).targets for i in range(len(packed)))
-    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+from tests.rows_in_memory import CPU, FP32, LENGTHS, SPLIT, source
 
 
 def ready(model, optimizer, tmp_path: Path, precision: Precision = FP32, max_grad_norm: float = 0.0, **objective) -> Strategy:
@@ -235,46 +90,6 @@ def test_fp16_scales_the_loss_and_keeps_master_weights(model, tmp_path: Path):
     assert strategy.scaler.get_scale() > 1
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert found[-1] < found[0]
-
-
-def test_noise_on_embeddings_is_of_the_samples_length_and_for_training_only(model, tmp_path: Path):
-    assert sample_lengths(torch.tensor([[0, 1, 2, 0, 1, 0]])).tolist() == [[3, 3, 3, 2, 2, 1]]
-    inputs = source(LENGTHS).batch([0]).place(CPU)
-    plain = Objective(model, SPLIT)(inputs)
-    noisy = Objective(copy.deepcopy(model), SPLIT, None, 5.0)
-    assert not torch.equal(noisy.train()(inputs), plain)
-    assert torch.equal(noisy.eval()(inputs), plain)
-
-
-def test_a_batch_defends_itself():
-    batch = source(LENGTHS).batch([0])
-    wrong = batch.labels_BT.clone()
-    wrong[0, 0] = 5
-    with pytest.raises(AssertionError, match="a sample's first label is trained by its neighbour"):
-        Batch(batch.ids_BT, wrong, batch.positions_BT, batch.dataset_ids_BT)
-
-
-@pytest.mark.parametrize(("pad", "length"), [(False, 64), (True, 100)])
-def test_rows_are_padded_to_64_or_to_sequence_len(pad: bool, length: int):
-    rows = source([20, 30], sequence_len=100)
-    rows = RowSource(rows.rows, rows.samples, 0, 100, pad)
-    assert rows.batch([0]).ids_BT.shape == (1, length)
-
-
-@pytest.mark.parametrize(
-    ("training", "model_", "full", "name", "dtypes"),
-    [
-        ({}, {}, True, "fp32", ("float32", "float32", "None")),
-        ({"bf16": True}, {}, False, "bf16", ("bfloat16", "float32", "bfloat16")),
-        ({"fp16": True}, {}, True, "fp16", ("float16", "float32", "float16")),
-        ({"bf16": "full"}, {}, True, "bf16 full", ("bfloat16", "bfloat16", "None")),
-        ({}, {"bfloat16": True}, True, "bfloat16", ("bfloat16", "bfloat16", "None")),
-        ({}, {"float16": True}, False, "float16", ("float16", "float32", "None")),
-    ],
-)
-def test_precision_by_option(training: dict, model_: dict, full: bool, name: str, dtypes: tuple):
-    found = choose(Training(**training), Model(base_model="x", **model_), CPU, full=full)
-    assert (found.name, *(str(f).removeprefix("torch.") for f in (found.frozen, found.trained, found.autocast))) == (name, *dtypes)
 
 
 def config(training: Training, tracking: Tracking) -> TrainConfig:
@@ -516,16 +331,6 @@ def test_the_best_evaluation_is_kept_and_patience_ends_a_run(model, tmp_path: Pa
     assert torch.equal(weights, torch.cat([saved[name].flatten() for name, _ in model.named_parameters()]))
 
 
-def test_fractions_of_epochs_add_no_step():
-    assert [Plan(50, 1, 1.1, 0).total, Plan(100, 1, 2.2, 0).total] == [55, 220]
-
-
-def test_a_device_that_is_not_there_is_told():
-    if not torch.cuda.is_available():
-        with pytest.raises(MachineError, match="machine.device is cuda, which this machine does not have; set it to auto or cpu"):
-            device_of(Machine(device="cuda"))
-
-
 def test_two_processes_cannot_train_the_same_run(tmp_path: Path):
     with (
         checkpoint.locked(tmp_path),
@@ -533,22 +338,6 @@ def test_two_processes_cannot_train_the_same_run(tmp_path: Path):
         checkpoint.locked(tmp_path),
     ):
         pass
-
-
-def test_measure_weighs_every_token_the_same(model):
-    rows = source(LENGTHS)
-    batches = (batch.place(CPU) for batch in rows.batches(range(len(rows)), 2))
-    found = evaluate(partial(token_losses, model, spec=SPLIT), batches, ["memory"])
-    total = sum(float(loss_sum(model, rows.batch([i]).place(CPU), SPLIT).detach()) for i in range(len(rows)))
-    tokens = sum(rows.batch([i]).targets for i in range(len(rows)))
-    assert found["tokens"] == tokens
-    assert found["loss"] == pytest.approx(total / tokens, rel=1e-5)
-    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
-    assert found["datasets"] == {"memory": {k: v for k, v in found.items() if k != "datasets"}}
-
-
-def test_measure_without_rows_has_no_number(model):
-    assert evaluate(partial(token_losses, model, spec=SPLIT), [], ["memory"])["loss"] is None
 
 
 def test_the_log_is_plain_json(model, tmp_path: Path):
