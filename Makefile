@@ -15,7 +15,7 @@ quickstart: install
 	axolotl report
 
 test: install
-	pytest --numprocesses auto
+	pytest --numprocesses auto --dist worksteal
 
 # gptqmodel pins another numpy than the rest, and its newer versions want a newer torch
 test-gptq:

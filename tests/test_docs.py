@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,7 +74,7 @@ def lines() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def documented(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[Path]:
+def documented(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     """A project with all that the lines name: a trained model, a commit, old.yml, a dataset called faq."""
     folder = tmp_path_factory.mktemp("docs")
     sh = lambda *command: subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: E731
@@ -96,7 +95,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> 
         ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "first"],
     ):
         sh(*command)
-    yield folder
+    return folder
 
 
 @pytest.mark.parametrize("line", lines())

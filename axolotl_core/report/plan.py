@@ -208,7 +208,8 @@ def _count(rows: int | None) -> str:
 def _values(cause: Cause) -> tuple[Any, Any]:
     """old and new with the default in the place of an unset option."""
     default = _default(cause.name)
-    return tuple(default if value is None else value for value in (cause.old, cause.new))  # type: ignore[return-value]
+    old, new = (default if value is None else value for value in (cause.old, cause.new))
+    return old, new
 
 
 def _default(name: str) -> Any:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -320,3 +321,17 @@ def test_a_slice_of_a_local_file_is_fetched(project: Path):
     assert json.loads((project / "artifacts" / "raw" / "sums" / "manifest.json").read_text())["rows"] == 6
     stage("fetch@sums", "datasets.sums.train_on_split='train[20:]'")
     assert json.loads((project / "artifacts" / "raw" / "sums" / "manifest.json").read_text())["rows"] == 4
+
+
+def test_a_dataset_is_tokenised_while_another_is_still_fetched(project: Path, capsys):
+    from axolotl_core.cli.project import open_project
+    from axolotl_core.stages.graph import steps
+    from axolotl_core.stages.run import Execution
+
+    (project / "data" / "sums.jsonl").write_bytes(b'{"instruction": "Add.", "output": "2"}\n' * 500_000)
+    project_, params = open_project(Path("params.yaml"), ["machine.dataset_processes=2"])
+    chain = [step for step in steps(params.datasets) if step.name in ("fetch@sums", "fetch@talks", "fetch-tokenizer", "tokenize@talks")]
+    with ExitStack() as stack:
+        assert Execution(project_, params, chain, chain, False, None, stack).run() == 4
+    order = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith(("fetch", "tokenize"))]
+    assert order.index("tokenize@talks") < order.index("fetch@sums")
