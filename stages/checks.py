@@ -40,7 +40,9 @@ def _misfit(project: Project, data: Dataset) -> str | None:
         return None
     format = format_of(data, project.root)
     try:
-        for place, row in islice(_rows(project, data), LOOKED_AT):
+        for place, row in islice(_rows(project, data, with_bad=True), LOOKED_AT):
+            if isinstance(row, Bad):
+                return f"{place}: {row.problem}"
             try:
                 _tried(data, format, shaped(row, data.rename, data.join), project.root)
             except DataError as error:
@@ -67,14 +69,14 @@ def _tried(data: Dataset, format: Any, row: dict[str, Any], root: Path) -> None:
     written(data, ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}, data.chat_template_kwargs)).read(row)
 
 
-def _rows(project: Project, data: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows that can be read, of a dataset on this machine; none of one that is not."""
+def _rows(project: Project, data: Dataset, *, with_bad: bool = False) -> Iterator[tuple[str, Any]]:
+    """Rows that can be read, of a dataset on this machine, and on request `Bad` ones; none of one that is not here."""
     place = place_of(data, project.root)
     if place.kind == "hub":
         return
     for path in files_of(place, data).paths:
         for line, row in read_file(path, path.name, data.ds_type or reader_of(data), text_split=data.text_split or "paragraph"):
-            if not isinstance(row, Bad):
+            if with_bad or not isinstance(row, Bad):
                 yield f"{path.name}:{line}", row
 
 

@@ -4,6 +4,7 @@ data never needs the weights."""
 import os
 from collections.abc import Iterator
 from itertools import compress, islice
+from pathlib import Path
 
 import numpy as np
 
@@ -132,11 +133,16 @@ def _all_rows(place: Place, files: Files | None, data: Dataset, job: Job, steady
 
 
 def _watched_by_dvc(files: Files | None, job: Job) -> None:
-    watched = (job.project.root / DATA).resolve()
-    for path in files.paths if files else ():
-        if not path.resolve().is_relative_to(watched):
-            text = job.params.dataset.path
-            raise ParamsError(
-                f"params.yaml: datasets.{job.step.dataset}.path is {text}, outside the folder {DATA}/, so DVC would not "
-                f"see it change; move it there, or bring it in with `dvc import-url {text} {DATA}/`"
-            )
+    if files and (problem := unwatched(files, str(job.step.dataset), job.params.dataset.path, job.project.root)):
+        raise ParamsError(f"params.yaml: {problem}")
+
+
+def unwatched(files: Files, name: str, text: str, root: Path) -> str | None:
+    """What is wrong with a dataset that DVC would not see change, or None. text: its path as params.yaml has it."""
+    watched = (root / DATA).resolve()
+    if all(path.resolve().is_relative_to(watched) for path in files.paths):
+        return None
+    return (
+        f"datasets.{name}.path is {text}, outside the folder {DATA}/, so DVC would not "
+        f"see it change; move it there, or bring it in with `dvc import-url {text} {DATA}/`"
+    )

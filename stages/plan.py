@@ -127,7 +127,13 @@ def _causes(step: Step, now: Observed, inputs: Mapping[str, str | None]) -> Iter
         section, _, rest = name.partition(".")
         named = f"datasets.{step.dataset}.{rest}" if step.dataset and section == "datasets" else name
         yield Cause("option", named, old, new)
-    recorded = was["inputs"]
-    for name in sorted({*recorded, *inputs, *now.outside}):
-        if recorded.get(name) != (new := {**now.outside, **inputs}.get(name)) and not (name in inputs and new is None):
-            yield Cause("input" if name in inputs else "file", name, recorded.get(name), new)
+    recorded, given = was["inputs"], {**now.outside, **inputs}
+    for name in sorted({*recorded, *given}):
+        will_be_made = name in inputs and inputs[name] is None
+        if recorded.get(name) != given.get(name) and not will_be_made:
+            yield Cause("input" if _is_artifact(step, name) else "file", name, recorded.get(name), given.get(name))
+
+
+def _is_artifact(step: Step, name: str) -> bool:
+    """Whether an input is an artifact of a stage, and not from outside."""
+    return any(name == path or name.startswith(f"{path}/") for path in map(step.path, step.stage.inputs))

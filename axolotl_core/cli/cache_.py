@@ -92,8 +92,8 @@ def _used(seconds: float) -> str:
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)i?b?", text.strip().lower())
-    if match is None:
-        raise ParamsError(f"--trim {text}: got no size, wanted a number of bytes such as 500M or 10G")
+    if match is None or not (match[2] or float(match[1]) == 0):
+        raise ParamsError(f"--trim {text}: got no size, wanted a number with its unit such as 500M or 10G")
     return int(float(match[1]) * SIZES[match[2]])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from axolotl_core.sources.files import files_of, fits, place_of
 from axolotl_core.sources.outside import adapter
 from axolotl_core.sources.place import resolve
 from axolotl_core.stages import checks
+from axolotl_core.stages.fetch import unwatched
 from axolotl_core.stages.graph import sections_wanted
 from axolotl_core.stages.job import Project
 from axolotl_core.stages.plan import Planned
@@ -34,7 +36,7 @@ from axolotl_core.terminal import say
 @params_options
 @click.option("--json", "as_document", is_flag=True, help="One JSON document, for programs.")
 def command(params: Path, overrides: tuple[str, ...], as_document: bool) -> None:
-    """Read params.yaml and say everything that is wrong with it, and what a run would do.
+    """Check params.yaml, its data and its base model, and say what a run would do.
 
     Options and their values, impossible pairs, formats and the first rows of each dataset, whether files are there, modules and
     positions of a base model that is here, disk space, and whether dvc.yaml fits. It says what will be taken in the place of a
@@ -47,7 +49,7 @@ def command(params: Path, overrides: tuple[str, ...], as_document: bool) -> None
     except ParamsError as error:
         found.problems += str(error).splitlines()
     if as_document:
-        plan = as_json(found.plan, shown_with(project, config, found.plan, params, overrides, {})) if found.plan else {"stages": []}
+        plan = as_json(found.plan, shown_with(project, config, found.plan, params, overrides)) if found.plan else {"stages": []}
         print_json({"ok": not found.problems, "problems": found.problems, "notes": found.notes, **plan})
         sys.exit(ParamsError.exit_status if found.problems else 0)
     if found.problems:
@@ -55,7 +57,7 @@ def command(params: Path, overrides: tuple[str, ...], as_document: bool) -> None
     for note in found.notes:
         say(f"  {note}")
     names = ", ".join(f"{name} ({data.type if isinstance(data.type, str) else 'own prompt'})" for name, data in config.datasets.items())
-    say(f"{params} is right: {config.model.base_model}, {config.adapter.adapter or 'all weights'}, {names}")
+    say(f"{params}: no problems found: {config.model.base_model}, {config.adapter.adapter or 'all weights'}, {names}")
     if runs := [planned.step.name for planned in found.plan if planned.state == "run" and not planned.kept]:
         say(f"  would run: {', '.join(runs)} (`axolotl why` says why)")
 
@@ -127,7 +129,12 @@ def dvc(project: Project, params: Params, file: Path) -> list[str]:
         return []
     problems = []
     if graph.read_text(encoding="utf-8") != graph_of(params, project.root):
-        problems.append("dvc.yaml: was not written by this version of axolotl for these params; run `axolotl upgrade`")
+        problems.append("dvc.yaml: does not match params.yaml and this version of axolotl; run `axolotl upgrade`")
+    for name, data in params.datasets.items():
+        with suppress(AxolotlError):  # `places` says what is not there
+            place = place_of(data, project.root)
+            if place.kind != "hub" and (problem := unwatched(files_of(place, data), name, data.path, project.root)):
+                problems.append(f"{file}: {problem}")
     values = read(file).values
     if isinstance(values.get("datasets"), list) and not is_flat(values):
         problems.append(f"{file}: datasets is a list, and DVC needs names; `axolotl run {file}` writes them")

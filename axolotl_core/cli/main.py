@@ -16,7 +16,7 @@ from axolotl_core.terminal import warn
 
 COMMANDS = {
     "cache": "Show the caches and the finished runs in .axolotl, or trim them.",
-    "check": "Read params.yaml and say everything that is wrong with it, and what a run would do.",
+    "check": "Check params.yaml, its data and its base model, and say what a run would do.",
     "evaluate": "Measure the model before and after training.",
     "export": "The merged model with its tokenizer and a card.",
     "fetch": "Bring rows, tokenizer and base model here.",

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from axolotl_core.cli.planned import print_json, shown_with
-from axolotl_core.cli.project import PARAMS, open_project, params_options
-from axolotl_core.cli.remote import obtainable
+from axolotl_core.cli.project import open_project, params_options
 from axolotl_core.report.plan import as_json, plan_lines
 from axolotl_core.stages.survey import Survey
 from axolotl_core.terminal import say
@@ -28,10 +27,7 @@ def command(params: Path, overrides: tuple[str, ...], remote: str | None, as_doc
     """
     project, config = open_project(params, overrides)
     plan = Survey(project, config).plan()
-    lacking = any(planned.state != "up-to-date" and not planned.kept for planned in plan)
-    as_dvc_has_it = not overrides and params.absolute() == project.root / PARAMS
-    where = obtainable(project.root, plan, remote) if lacking and as_dvc_has_it else {}
-    shown = shown_with(project, config, plan, params, overrides, where)
+    shown = shown_with(project, config, plan, params, overrides, remote)
     if as_document:
         print_json(as_json(plan, shown))
     else:

@@ -8,6 +8,8 @@ from typing import Any
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.table import batches
 from axolotl_core.batches.plan import Plan
+from axolotl_core.cli.project import PARAMS
+from axolotl_core.cli.remote import obtainable
 from axolotl_core.errors import AxolotlError
 from axolotl_core.params.load import override, sections_of
 from axolotl_core.params.params import Params
@@ -28,15 +30,18 @@ def print_json(document: Any) -> None:
 
 
 def shown_with(
-    project: Project, params: Params, plan: Sequence[Planned], file: Path, overrides: Sequence[str], where: dict[str, str]
+    project: Project, params: Params, plan: Sequence[Planned], file: Path, overrides: Sequence[str], remote: str | None = None
 ) -> Shown:
-    """where: step → where its result can be had."""
+    """plan: of all steps; file and overrides: what params were read from; remote: the DVC remote to ask, None: the default one."""
     document, _ = sections_of(file)
     override(document, overrides)
     rows: dict[tuple[str, str], tuple[int | None, int | None]] = {}
     for planned in plan:
         if planned.step.stage.name == "fetch" and (names := [cause.name for cause in planned.because if cause.kind == "file"]):
             rows |= {(planned.step.name, name): found for name, found in _rows(project, params, planned.step, names).items()}
+    lacking = any(planned.state != "up-to-date" and not planned.kept for planned in plan)
+    as_dvc_has_it = not overrides and file.absolute() == project.root / PARAMS
+    where = obtainable(project.root, plan, remote) if lacking and as_dvc_has_it else {}
     return Shown(document, rows, where, training(project, params, plan))
 
 

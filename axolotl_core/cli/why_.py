@@ -30,7 +30,7 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, as_docum
     every = steps(config.datasets)
     chain = [step.name for step in (upstream(chosen(name, config.datasets), config.datasets) if name else every)]
     plan = Survey(project, config).plan()
-    shown = shown_with(project, config, plan, params, overrides, {})
+    shown = shown_with(project, config, plan, params, overrides)
     if as_document:
         print_json(as_json([planned for planned in plan if planned.step.name in chain], shown))
     else:

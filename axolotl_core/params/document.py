@@ -49,9 +49,13 @@ class Document:
     lines: dict[Where, int] = field(default_factory=dict)
     comments: dict[Where, Comment] = field(default_factory=dict)
     spelled: dict[Where, Any] = field(default_factory=dict)
+    overridden: set[Where] = field(default_factory=set)
+    """Paths whose values came from the command line."""
 
     def place(self, where: Where) -> str:
         """`params.yaml:12`: the line of the path, or of the nearest thing around it that has one."""
+        if where in self.overridden:
+            return f"--set {'.'.join(map(str, where))}"
         while where and where not in self.lines:
             where = where[:-1]
         line = self.lines.get(where)

@@ -71,7 +71,9 @@ def _them(count: int) -> str:
 def override(document: Document, overrides: Sequence[str]) -> None:
     """Apply `section.option=value` or `option=value` in place."""
     for text in overrides:
-        document.set(place_of_override(text), scalar(text.partition("=")[2]))
+        where = place_of_override(text)
+        document.set(where, scalar(text.partition("=")[2]))
+        document.overridden.add(where)
 
 
 def place_of_override(text: str) -> Where:

@@ -12,7 +12,7 @@ from axolotl_core.params.section import Section
 
 
 class Machine(Section):
-    """How a result is reached on this machine, never which."""
+    """Settings for this machine (memory, speed, parallelism), which change no result."""
 
     micro_batch_size: Annotated[int, Field(ge=1)] = 1
     """Rows a forward pass; lower it when memory is short."""

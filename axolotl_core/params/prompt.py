@@ -6,7 +6,7 @@ from axolotl_core.params.section import Section
 
 
 class Prompt(Section):
-    """What shapes ids and labels for all datasets."""
+    """Tokenisation and label masking of all datasets."""
 
     train_on_inputs: bool = False
     """Train on the prompt too, not only on the answers."""

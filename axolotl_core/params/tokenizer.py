@@ -13,9 +13,9 @@ class Tokenizer(Section):
     tokenizer_type: str = "AutoTokenizer"
     """Class in transformers."""
     tokenizer_use_fast: Annotated[bool, Supported()] = True
-    """The tokenizers library encodes everything here; there are no slow twins."""
+    """The tokenizers library encodes everything here; only fast tokenizers are supported."""
     tokenizer_legacy: bool | None = None
-    """Whether a sentencepiece tokenizer puts a blank behind special tokens too; unset: as its own config says."""
+    """Whether a sentencepiece tokenizer adds a space behind special tokens too; unset: as its own config says."""
     special_tokens: dict[Literal["bos_token", "eos_token", "pad_token", "unk_token"], str] = {}
     """Special tokens to set; one that the vocabulary lacks is added."""
     tokens: list[str] = []

@@ -28,7 +28,7 @@ Schedules = Literal[
 
 
 class Training(Section):
-    """How the weights move."""
+    """Optimizer, schedule, batch size, precision."""
 
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows an optimizer step sees, over all processes; accumulation follows from machine.micro_batch_size."""
@@ -52,7 +52,7 @@ class Training(Section):
     log_sweep_min_lr: Annotated[float, Field(gt=0)] | None = None
     """log_sweep: learning rate of the first step."""
     log_sweep_max_lr: Annotated[float, Field(gt=0)] | None = None
-    """log_sweep: learning rate of the last step; learning_rate has no say."""
+    """log_sweep: learning rate of the last step; learning_rate is ignored."""
     warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] | None = None
     """Steps of linear warmup, or below 1 a share of the run; unset, with warmup_ratio unset too: 3 % of the run, 100 at most.
     `constant` has none. A run that is shorter ends while it warms up."""

