@@ -13,7 +13,9 @@ from axolotl_core.stages.graph import GROUPS, chosen
 from axolotl_core.stages.run import run
 from axolotl_core.terminal import say
 
-OTHER_PARAMS = "DVC has not recorded this, which is not what params.yaml asks for; `axolotl run` with the same params makes it so"
+OTHER_PARAMS = (
+    "DVC has not recorded this: it was run with other params than params.yaml; `axolotl run` with the same ones makes them active"
+)
 
 
 @click.command("stage")

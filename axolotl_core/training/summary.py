@@ -31,6 +31,8 @@ def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, tra
         lines.append(
             f"the run has {_count(plan.total, 'step')}, and warmup_steps is {warmup}: it ends while the learning rate still climbs"
         )
+    if not any(schedule.factor(step) for step in range(plan.total)):
+        lines.append(f"the learning rate is 0 in every step (warmup_steps {warmup}), so nothing is trained; set warmup_steps: 0")
     rates = ", ".join(f"{training.learning_rate * schedule.factor(step):.3g} at step {step + 1:,}" for step in steps)
     lines.append(f"learning rate {rates} ({training.lr_scheduler}); {training.optimizer}")
     if ranks > 1 and micro < machine.micro_batch_size:

@@ -87,7 +87,10 @@ def test_axolotl_stage_and_dvc_agree_on_what_is_up_to_date(project: Path, axolot
     assert repro() == set()
     assert "DVC has not recorded" not in axolotl("stage", "export", cwd=project).stdout
     told = axolotl("stage", "pack", "--set", "packing.sequence_len=64", cwd=project).stdout
-    assert "DVC has not recorded this, which is not what params.yaml asks for; `axolotl run` with the same params makes it so" in told
+    assert (
+        "DVC has not recorded this: it was run with other params than params.yaml; `axolotl run` with the same ones makes them active"
+        in told
+    )
     (project / ".dvc" / "config").unlink()
     assert "DVC" not in axolotl("stage", "pack", cwd=project).stdout
 

@@ -91,3 +91,10 @@ def test_rows_longer_than_learned_positions_are_refused(project: Path):
     stage("train", "packing.sequence_len=100", "training.max_steps=2")
     with pytest.raises(ParamsError):
         stage("train", "packing.sequence_len=101", "training.max_steps=2")
+
+
+def test_a_run_whose_learning_rate_is_zero_says_so(project: Path, capsys):
+    stage("train", "training.max_steps=1", "training.warmup_steps=3")
+    told = capsys.readouterr().out
+    assert "the run has 1 step, and warmup_steps is 3: it ends while the learning rate still climbs" in told
+    assert "the learning rate is 0 in every step (warmup_steps 3), so nothing is trained; set warmup_steps: 0" in told
