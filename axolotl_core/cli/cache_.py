@@ -91,10 +91,10 @@ def _used(seconds: float) -> str:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)i?b?", text.strip().lower())
-    if match is None or not (match[2] or float(match[1]) == 0):
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])i?b?|b)|0", text.strip().lower())
+    if match is None:
         raise ParamsError(f"--trim {text}: got no size, wanted a number with its unit such as 500M or 10G")
-    return int(float(match[1]) * SIZES[match[2]])
+    return int(float(match[1] or 0) * SIZES[match[2] or ""])
 
 
 def _shown(size: float) -> str:

@@ -168,9 +168,10 @@ def test_the_cache_is_shown_and_trimmed_from_the_longest_unused(tmp_path: Path, 
 
 
 def test_sizes(tmp_path: Path):
-    assert [_bytes(text) for text in ("10", "500M", "1.5 GiB", "2tb")] == [10, 500 * 10**6, 15 * 10**8, 2 * 10**12]
-    with pytest.raises(ParamsError, match="--trim much: got no size, wanted a number of bytes such as 500M or 10G"):
-        _bytes("much")
+    assert [_bytes(text) for text in ("0", "10b", "500M", "1.5 GiB", "2tb")] == [0, 10, 500 * 10**6, 15 * 10**8, 2 * 10**12]
+    for text in ("much", "10"):  # ten bytes would be nearly all of it
+        with pytest.raises(ParamsError, match=f"--trim {text}: got no size, wanted a number with its unit such as 500M or 10G"):
+            _bytes(text)
 
 
 def test_about_says_what_a_context_is(tmp_path: Path, tokenizer_folder: Path):
