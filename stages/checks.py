@@ -17,7 +17,7 @@ from axolotl_core.prompts.resolve import format_of, read
 from axolotl_core.sources.files import files_of, place_of
 from axolotl_core.sources.files import reader as reader_of
 from axolotl_core.sources.place import resolve
-from axolotl_core.sources.readers import Bad, read_file
+from axolotl_core.sources.readers import Bad, Numbered, read_file
 from axolotl_core.stages.job import Project
 
 LOOKED_AT = 50
@@ -69,13 +69,18 @@ def _tried(data: Dataset, format: Any, row: dict[str, Any], root: Path) -> None:
     written(data, ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}, data.chat_template_kwargs)).read(row)
 
 
+def rows_of(path: Path, data: Dataset) -> Numbered:
+    """The rows of one file of a dataset with their lines, `Bad` ones too."""
+    return read_file(path, path.name, data.ds_type or reader_of(data), text_split=data.text_split or "paragraph")
+
+
 def _rows(project: Project, data: Dataset, *, with_bad: bool = False) -> Iterator[tuple[str, Any]]:
     """Rows that can be read, of a dataset on this machine, and on request `Bad` ones; none of one that is not here."""
     place = place_of(data, project.root)
     if place.kind == "hub":
         return
     for path in files_of(place, data).paths:
-        for line, row in read_file(path, path.name, data.ds_type or reader_of(data), text_split=data.text_split or "paragraph"):
+        for line, row in rows_of(path, data):
             if with_bad or not isinstance(row, Bad):
                 yield f"{path.name}:{line}", row
 

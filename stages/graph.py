@@ -187,7 +187,7 @@ def _for_each(stage: Stage, entry: dict[str, Any]) -> dict[str, Any]:
 def _dvc_stage(stage: Stage, datasets: Sequence[str], files: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """A stage as DVC has it; `${key}` is the dataset's name. Without its empty lists."""
     step = Step(stage, "${key}" if stage.each else None)
-    deps = [f"{ARTIFACTS}/{path}" for path in _expanded(map(step.path, stage.inputs), datasets)] or ([DATA] if stage.each else [])
+    deps = [f"{ARTIFACTS}/{path}" for path in expanded(map(step.path, stage.inputs), datasets)] or ([DATA] if stage.each else [])
     also = [f"{ARTIFACTS}/{path}" for path in step.also]
     plots = [path for path in also if stage.each and path.startswith(f"{ARTIFACTS}/plots/")]  # the others are in PLOTS
     entry = {
@@ -206,7 +206,7 @@ def watched(dvc_yaml: str, stage: str, path: str) -> bool:
     return path in stages[stage].get("do", stages[stage]).get("deps", ())
 
 
-def _expanded(inputs: Iterable[str], datasets: Sequence[str]) -> list[str]:
+def expanded(inputs: Iterable[str], datasets: Sequence[str]) -> list[str]:
     """`tokens` is the tokens of every dataset."""
     return [path for name in inputs for path in ([f"tokens/{data}" for data in datasets] if name == "tokens" else [name])]
 

@@ -1,6 +1,6 @@
 """What a step is a function of: its key, and what the key is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from axolotl_core.checkpoints.format import branch_digest
 from axolotl_core.params.params import SECTIONS, Params
 from axolotl_core.params.section import Section
 from axolotl_core.sources import outside
-from axolotl_core.stages.graph import Step
+from axolotl_core.stages.graph import Step, expanded
 from axolotl_core.stages.job import Project
 
 
@@ -25,57 +25,49 @@ def key_of(step: Step, given: Mapping[str, Any], read: Mapping[str, str]) -> str
     return stage_key(step.stage.name, step.stage.revision, given, read)
 
 
-def visible_params(params: Params, step: Step) -> dict[str, Section | dict[str, Section]]:
+def visible_params(params: Params, step: Step) -> dict[str, Any]:
     """The sections that a step reads, with the options that it reads; `datasets` is its own dataset's for an `each` stage."""
-    found: dict[str, Any] = {}
-    for name, read in step.stage.sections.items():
-        section = getattr(params, name)
-        if name != "datasets":
-            found[name] = _only(section, read)
-        elif step.dataset:
-            found[name] = _only(section[step.dataset], read)
-        else:
-            found[name] = {dataset: _only(data, read) for dataset, data in section.items()}
-    return found
-
-
-def _only(section: Section, read: frozenset[str] | None) -> Section:
-    return section if read is None else section.only(read)
+    return _by_section(step, _sections(params, step), lambda section, _, read: section if read is None else section.only(read))
 
 
 def options(params: Params, step: Step) -> dict[str, Any]:
     """What of params.yaml enters a step's key: the options that it reads, those that differ from their defaults."""
-    found: dict[str, Any] = {}
-    for name, read in step.stage.sections.items():
-        section = getattr(params, name)
-        if name != "datasets":
-            found[name] = _in_key(section, read)
-        elif step.dataset:
-            found[name] = _in_key(section[step.dataset], read)
-        else:
-            found[name] = {dataset: _in_key(data, read) for dataset, data in section.items()}
-    return found
+    return _by_section(step, _sections(params, step), lambda section, _, read: _of(section.identity(), read))
 
 
 def recorded_options(recorded: Mapping[str, Any], step: Step) -> dict[str, Any]:
     """What of a record's params enters the step's key now: an earlier version may have put more options into it."""
+
+    def now(values: Mapping[str, Any], kind: type[Section], read: Read) -> dict[str, Any]:
+        without_effect = kind.model_construct(**values).without_effect()
+        return {option: value for option, value in _of(values, read).items() if option not in without_effect}
+
+    return _by_section(step, {name: recorded.get(name, {}) for name in step.stage.sections}, now)
+
+
+Read = frozenset[str] | None
+"""Options of a section that a stage reads; None: all."""
+
+
+def _sections(params: Params, step: Step) -> dict[str, Any]:
+    found = {name: getattr(params, name) for name in step.stage.sections}
+    return found | ({"datasets": params.datasets[step.dataset]} if step.dataset else {})
+
+
+def _by_section(step: Step, sections: Mapping[str, Any], make: Callable[[Any, type[Section], Read], Any]) -> dict[str, Any]:
+    """`make` of each section that a step reads; of each dataset where it reads them all."""
     found: dict[str, Any] = {}
     for name, read in step.stage.sections.items():
-        values, kind = recorded.get(name, {}), SECTIONS[name]
+        kind, section = SECTIONS[name], sections[name]
         if name == "datasets" and not step.dataset:
-            found[name] = {dataset: _recorded(data, kind, read) for dataset, data in values.items()}
+            found[name] = {dataset: make(data, kind, read) for dataset, data in section.items()}
         else:
-            found[name] = _recorded(values, kind, read)
+            found[name] = make(section, kind, read)
     return found
 
 
-def _recorded(values: Mapping[str, Any], kind: type[Section], read: frozenset[str] | None) -> dict[str, Any]:
-    without_effect = kind.model_construct(**values).without_effect()
-    return {option: value for option, value in values.items() if option not in without_effect and (read is None or option in read)}
-
-
-def _in_key(section: Section, read: frozenset[str] | None) -> dict[str, Any]:
-    return {option: value for option, value in section.identity().items() if read is None or option in read}
+def _of(values: Mapping[str, Any], read: Read) -> dict[str, Any]:
+    return {option: value for option, value in values.items() if read is None or option in read}
 
 
 def inputs(project: Project, params: Params, step: Step, branch: Path | None = None) -> dict[str, str]:
@@ -94,8 +86,7 @@ def outside_inputs(project: Project, params: Params, step: Step, branch: Path | 
 
 def artifacts_read(params: Params, step: Step) -> list[str]:
     """Paths below artifacts/ of what a step reads there."""
-    paths = map(step.path, step.stage.inputs)
-    return [name for path in paths for name in ([f"{path}/{data}" for data in sorted(params.datasets)] if path == "tokens" else [path])]
+    return expanded(map(step.path, step.stage.inputs), sorted(params.datasets))
 
 
 def read_outside(project: Project, params: Params, step: Step) -> outside.Outside:

@@ -3,7 +3,6 @@
 No row, no weight and no GPU is needed: what is not here is missing in what is observed.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ class Survey:
 
     def observe(self, step: Step) -> Observed:
         """A step as it is now."""
-        made = self.made(step)
+        made = made_by(self.project, step)
         error: AxolotlError | None = None
         try:
             outside = keys.outside_inputs(self.project, self.params, step, self.branch)
@@ -50,17 +49,9 @@ class Survey:
         except (ArtifactError, OSError):
             return None
 
-    def plan(self, targets: Iterable[Step] | None = None) -> list[Planned]:
-        """What a run would do with the targets, which are in an order in which they can run; None: with every step."""
-        return list(plan(steps(self.params.datasets) if targets is None else targets, self.observe, self.kept))
-
-    def made(self, step: Step) -> Made | None:
-        """The record of what lies in artifacts/, None where there is none or it is damaged."""
-        file = self.project.artifacts / step.key_file
-        try:
-            return Made(record.read(file), self.project.stats.digest(file))
-        except (ArtifactError, DataError, OSError):
-            return None
+    def plan(self) -> list[Planned]:
+        """What a run would do with every step, in an order in which they can run."""
+        return list(plan(steps(self.params.datasets), self.observe, self.kept))
 
     def _without_record(self, step: Step) -> dict[str, str]:
         """What is wrong with an artifact that is there without its record."""
@@ -72,6 +63,15 @@ class Survey:
             return keys.digest_of(self.project, path)
         except (ArtifactError, DataError, OSError):
             return None
+
+
+def made_by(project: Project, step: Step) -> Made | None:
+    """The record of what a step made, None where there is none or it is damaged."""
+    file = project.artifacts / step.key_file
+    try:
+        return Made(record.read(file), project.stats.digest(file))
+    except (ArtifactError, DataError, OSError):
+        return None
 
 
 def damage(project: Project, step: Step, made: Made) -> dict[str, str]:

@@ -16,7 +16,7 @@ from axolotl_core.release.chat import READS, Chat, Sampling, open_chat
 from axolotl_core.stages import keys
 from axolotl_core.stages.graph import chosen
 from axolotl_core.stages.job import Project
-from axolotl_core.stages.survey import Survey
+from axolotl_core.stages.survey import made_by
 from axolotl_core.terminal import say, warn
 
 
@@ -64,7 +64,7 @@ def command(words: tuple[str, ...], params: Path | None, which: str, system: str
 def _changed(project: Project, params: Params) -> list[str]:
     """What of params.yaml is not as it was when the adapter in artifacts/ was trained."""
     (train,) = chosen("train", params.datasets)
-    made = Survey(project, params).made(train)
+    made = made_by(project, train)
     found = differences(keys.recorded_options(made.record["params"], train), keys.options(params, train)) if made else []
     return [f"{name} {show(old)} → {show(new)}" for name, old, new in found]
 

@@ -1,6 +1,7 @@
 """What `axolotl plan`, `why` and `check` share: the plan of the project in the current folder, with what is printed beside it."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from axolotl_core.params.load import override, sections_of
 from axolotl_core.params.params import Params
 from axolotl_core.report.plan import Shown
 from axolotl_core.sources.files import files_of, place_of
-from axolotl_core.sources.files import reader as reader_of
 from axolotl_core.sources.outside import name_in_key
-from axolotl_core.sources.readers import Bad, read_file
+from axolotl_core.sources.readers import Bad
+from axolotl_core.stages.checks import rows_of
 from axolotl_core.stages.graph import Step
 from axolotl_core.stages.job import Project
 from axolotl_core.stages.plan import Planned
@@ -48,12 +49,11 @@ def shown_with(
 def _rows(project: Project, params: Params, step: Step, names: Sequence[str]) -> dict[str, tuple[int | None, int | None]]:
     """Of files that changed: their rows when they were fetched, and now."""
     data = params.datasets[str(step.dataset)]
-    raw, old = project.artifacts / step.output, dict[int, int]()
+    raw, old = project.artifacts / step.output, Counter[int]()
     try:
         sources = manifest.read(raw)["sources"]
         for batch in batches(raw):
-            for number, count in zip(*_counts(batch.column("file").to_numpy()), strict=True):
-                old[number] = old.get(number, 0) + count
+            old.update({entry["values"]: entry["counts"] for entry in batch.column("file").value_counts().to_pylist()})
         place = place_of(data, project.root)
         paths = files_of(place, data).paths
     except (AxolotlError, OSError, KeyError):
@@ -61,22 +61,12 @@ def _rows(project: Project, params: Params, step: Step, names: Sequence[str]) ->
     found: dict[str, tuple[int | None, int | None]] = {}
     for i, path in enumerate(paths):
         if (name := name_in_key(i, path, place)) in names:
-            kind = data.ds_type or reader_of(data)
             try:
-                new = sum(
-                    not isinstance(row, Bad) for _, row in read_file(path, path.name, kind, text_split=data.text_split or "paragraph")
-                )
+                new = sum(not isinstance(row, Bad) for _, row in rows_of(path, data))
             except AxolotlError:
                 new = None
             found[name] = (old.get(i) if len(sources) == len(paths) else None, new)
     return found
-
-
-def _counts(values: Any) -> tuple[list[int], list[int]]:
-    import numpy as np
-
-    numbers, counts = np.unique(values, return_counts=True)
-    return numbers.tolist(), counts.tolist()
 
 
 def training(project: Project, params: Params, plan: Sequence[Planned]) -> dict[str, int]:

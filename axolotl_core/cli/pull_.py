@@ -12,7 +12,7 @@ from axolotl_core.params.params import Params
 from axolotl_core.stages.build import keep
 from axolotl_core.stages.graph import ARTIFACTS, Step, chosen, makers, steps
 from axolotl_core.stages.job import Project
-from axolotl_core.stages.survey import Survey, damage
+from axolotl_core.stages.survey import damage, made_by
 from axolotl_core.terminal import say
 
 
@@ -38,7 +38,7 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
     if not paths:
         raise ArtifactError(f"dvc.lock names nothing that {name or 'a stage'} reads; `git pull` brings the lock of who made it")
     _pull(project.root, paths, remote)
-    if bad := _wrong(project, config, wanted, outs):
+    if bad := _wrong(project, wanted, outs):
         there, cache = open_remote(project.root, remote)
         oids = objects_of({path: outs[path] for path in bad if path in outs}, cache).paths
         with foreign(unreachable):
@@ -50,12 +50,11 @@ def command(params: Path, overrides: tuple[str, ...], name: str | None, remote: 
         for oid in rotten:  # what is whole stays
             Path(cache.oid_to_path(oid)).unlink()
         _pull(project.root, [path for path in sorted(bad) if path in outs], remote)
-        if bad := _wrong(project, config, wanted, outs):
+        if bad := _wrong(project, wanted, outs):
             path, message = next(iter(bad.items()))
             raise ArtifactError(f"{path}: the remote's copy is damaged too ({message}); `axolotl push` where it was made")
-    survey = Survey(project, config)
     for step in wanted:
-        if (made := survey.made(step)) and f"{ARTIFACTS}/{step.output}" in outs:
+        if (made := made_by(project, step)) and f"{ARTIFACTS}/{step.output}" in outs:
             keep(project, step, made.record)
     say(f"{len(paths):,} outs are here and complete")
 
@@ -75,13 +74,13 @@ def _pull(root: Path, paths: list[str], remote: str | None) -> None:
         raise ArtifactError("dvc pull did not bring all of it, as said above; `axolotl push` where it was made sends what is missing")
 
 
-def _wrong(project: Project, params: Params, wanted: list[Step], outs: dict[str, str]) -> dict[str, str]:
+def _wrong(project: Project, wanted: list[Step], outs: dict[str, str]) -> dict[str, str]:
     """Out → what is wrong with it."""
     found = {}
     for step in wanted:
         if f"{ARTIFACTS}/{step.output}" not in outs:
             continue
-        made = Survey(project, params).made(step)
+        made = made_by(project, step)
         wrong = damage(project, step, made) if made else {step.key_file: "is missing or damaged"}
         found |= {f"{ARTIFACTS}/{path}": reason for path, reason in wrong.items()}
     return found

@@ -532,3 +532,13 @@ def test_a_prompt_in_the_terminal_may_have_several_lines(monkeypatch: pytest.Mon
     command = inference_._typed()
     assert command == "/system Be brief."
     assert inference_._typed() is None
+
+
+def test_check_sees_a_malformed_row_and_data_that_dvc_would_not_see_change(project: Path):
+    (project / "data" / "sums.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a",\n')
+    assert "datasets.sums.type: sums.jsonl:2: malformed JSON" in call("check", status=2)
+    assert "no problems found" in call("check", "--set", "datasets.sums.on_bad_row=skip", "--set", "packing.val_set_size=0.5")
+    (project / "data" / "sums.jsonl").rename(project / "sums.jsonl")
+    edit(project / "params.yaml", "data/sums.jsonl", "sums.jsonl")
+    call("upgrade")
+    assert "datasets.sums.path is sums.jsonl, outside the folder data/, so DVC would not see it change" in call("check", status=2)
