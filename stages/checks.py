@@ -115,24 +115,23 @@ def model(project: Project, params: Params) -> Iterator[tuple[str, str]]:
 
 
 def attention(project: Project, params: Params) -> list[str]:
-    """Which attention is taken in the place of another, as a sentence."""
-    from axolotl_core.attention.choose import requested_kinds
-
+    """Which attention a run on this machine takes and why, as a sentence; nothing where the base is not on this machine."""
     folder = base_folder(project, params)
-    if folder is None or not requested_kinds(params.machine):
+    if folder is None:
         return []
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    from axolotl_core.attention.choose import choose
-    from axolotl_core.attention.need import Need
-    from axolotl_core.models.load import device_of
+    from axolotl_core.attention.choose import explained
+    from axolotl_core.models.load import device_of, need_of
+    from axolotl_core.models.precision import choose
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return []
-    need = Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], device_of(params.machine).type, params.packing.sample_packing)
-    _, note = choose(params.machine, need)
-    return [note] if note else []
+    device, full = device_of(params.machine), params.adapter.adapter is None
+    precision = choose(params.training, params.model, device, full=full)
+    dtype = precision.autocast or (precision.trained if full else precision.frozen)
+    return [explained(params.machine, need_of(config, device, dtype, packed=params.packing.sample_packing))]
 
 
 def base_folder(project: Project, params: Params) -> Path | None:

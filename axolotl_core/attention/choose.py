@@ -1,6 +1,16 @@
-"""Which attention backend a run takes. Each backend (a file in kinds/) says itself what it fits."""
+"""Which attention backend a run takes. Each backend (a file in kinds/) says itself what it fits and what it is given:
 
+    OPTION        its switch in the machine section, None for one that has none
+    PREFERENCE    the higher, the sooner it is taken where nothing else is requested
+    fits(need)    None, or why not
+    inputs(laid)  arguments that the model is called with beside ids and positions
+
+The file's name is the one that transformers has for it, or that it has registered there.
+"""
+
+from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 from axolotl_core import lookup
 from axolotl_core.attention.need import Need
@@ -8,49 +18,73 @@ from axolotl_core.errors import ModelError
 from axolotl_core.params.machine import Machine
 
 KINDS = "axolotl_core.attention.kinds"
-FLAGS = {
-    "flash_attention": "flash_attention_2",
-    "flex_attention": "flex_attention",
-    "xformers_attention": "xformers",
-    "flash_optimum": "bettertransformer",
-    "sdp_attention": "sdpa",
-    "eager_attention": "eager",
-}
-"""Switch of the machine section → the kind that it requests; not all are here yet."""
+FOR_ANY_ROW = ("sdpa", "eager")
+"""What is taken unasked for rows of one sample each, which no mask has to keep apart."""
+
+
+def backend(kind: str) -> ModuleType:
+    """The file of a kind, which has registered what it adds to transformers. Raises ParamsError for a kind there is not."""
+    return lookup.find(KINDS, kind, "attention backend")
+
+
+def backend_of(model: Any) -> ModuleType:
+    """That of a transformers model. Flash attention that came through `kernels` has the name of a repository."""
+    kind = model.config._attn_implementation
+    return backend(kind if kind in lookup.names(KINDS) else "flash_attention_2")
 
 
 def requested_kinds(machine: Machine) -> list[str]:
     """Names of the backends that the machine section prefers, the first of them most."""
     named = [machine.attn_implementation] if machine.attn_implementation else []
-    return list(dict.fromkeys([*named, *(kind for flag, kind in FLAGS.items() if getattr(machine, flag))]))
+    switched = [kind for kind in _by_preference() if (option := backend(kind).OPTION) and getattr(machine, option)]
+    return list(dict.fromkeys([*named, *switched]))
 
 
 def choose(machine: Machine, need: Need) -> tuple[str, str | None]:
-    """transformers' name of the backend, and a sentence where it is another one than was requested.
+    """The kind that is taken, and a sentence where it is another one than was requested.
 
     Raises ModelError with the reason in place of that sentence where machine.allow_fallback is false.
     """
     requested, reasons = requested_kinds(machine), []
-    kinds = _by_preference()
-    for kind in [*requested, *kinds]:
-        reason = _backend(kind).fits(need) if kind in kinds else "this version has no such attention"
+    kinds = [kind for kind in _by_preference() if need.packed or kind in FOR_ANY_ROW]
+    for kind in dict.fromkeys([*requested, *kinds]):
+        reason = why_not(kind, replace(need, requested=kind in requested))
         if reason is None:
-            taken = str(_backend(kind).IMPLEMENTATION)
             break
         reasons.append(f"{kind} attention does not fit: {reason}")
     else:
         raise AssertionError("eager fits everything")
-    if not requested or kind == requested[0]:
-        return taken, None
+    if not requested or (kind in requested and _option(kind) == _option(requested[0])):
+        return kind, None
     if not machine.allow_fallback:
         raise ModelError(f"machine: {reasons[0]} (machine.allow_fallback is false)")
-    return taken, f"machine: {reasons[0]}; {taken} is taken{' (on a GPU it runs flash attention)' if taken == 'sdpa' else ''}"
+    return kind, f"machine: {reasons[0]}; {kind} is taken"
+
+
+def why_not(kind: str, need: Need) -> str | None:
+    """Why a kind does not fit, None where it does."""
+    if kind not in lookup.names(KINDS):
+        return "this version has no such attention"
+    reason: str | None = backend(kind).fits(need)
+    return reason
+
+
+def explained(machine: Machine, need: Need) -> str:
+    """`choose` as a sentence for `axolotl check`: what is taken, and why nothing that is better is."""
+    kind, note = choose(machine, need)
+    if note:
+        return note
+    better = [] if requested_kinds(machine) or not need.packed else _by_preference()[: _by_preference().index(kind)]
+    reasons = "; ".join(f"{other}: {why_not(other, need)}" for other in better)
+    return f"machine: {kind} attention is taken on {need.device.type}" + (f" ({reasons})" if reasons else "")
+
+
+def _option(kind: str) -> str | None:
+    """The switch of a kind; kinds of one switch are as good as each other."""
+    option: str | None = backend(kind).OPTION if kind in lookup.names(KINDS) else None
+    return option or kind
 
 
 def _by_preference() -> list[str]:
     """Every kind there is, those that are taken first where nothing else is requested."""
-    return sorted(lookup.names(KINDS), key=lambda kind: -int(_backend(kind).PREFERENCE))
-
-
-def _backend(kind: str) -> ModuleType:
-    return lookup.find(KINDS, kind, "attention backend")
+    return sorted(lookup.names(KINDS), key=lambda kind: -int(backend(kind).PREFERENCE))

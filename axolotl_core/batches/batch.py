@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from axolotl_core.attention.sequences import Sequences
 from axolotl_core.labels import IGNORE_INDEX
 
 
@@ -43,17 +44,22 @@ class Batch:
             self.dataset_ids_BT[chosen],
         )
         pinned = device.type == "cuda"
-        return Inputs(*((t.pin_memory() if pinned else t).to(device, non_blocking=pinned) for t in tensors))
+        sequences = Sequences.of(self.positions_BT).to(device, pinned=pinned)
+        return Inputs(*((t.pin_memory() if pinned else t).to(device, non_blocking=pinned) for t in tensors), sequences)
 
 
 class Inputs(NamedTuple):
-    """A batch as the model takes it. target_positions_N: the flat positions that predict a target label, labels_N: these labels."""
+    """A batch as the model takes it. target_positions_N: the flat positions that predict a target label, labels_N: these labels.
+
+    sequences: where samples begin and end.
+    """
 
     ids_BT: Tensor
     positions_BT: Tensor
     target_positions_N: Tensor
     labels_N: Tensor
     dataset_ids_N: Tensor
+    sequences: Sequences
 
     def untrained(self) -> "Inputs":
         """The same tokens with no label: a pass through the model that teaches nothing."""

@@ -60,11 +60,12 @@ def load_model(
     dtype: torch.dtype | None = None,
     quantise: Model | None = None,
     on: torch.device | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Loaded:
     """Weights of a folder on the machine's device, or where `on` says; dtype None keeps that of the files.
 
     vocabulary: rows that the embeddings have at least (`embedding_rows`); they grow, and never shrink. quantise: as this section asks
-    for.
+    for. autocast: of the forward pass.
 
     packed: before the weights are read, a small random model of the family shows that samples of a row stay apart.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
@@ -76,13 +77,15 @@ def load_model(
             f"{weights}: got a model of type '{config.model_type}', wanted one that transformers runs as a causal language model"
         )
     device = device_of(machine)
-    attention, note = choose(machine, Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], device.type, packed))
     support = packing_support(config)
     if packed and support.method is None:
         raise ModelError(f"{support.reason}; set packing.sample_packing: false")
-    if packed and (small := small_model(config, attention, on or device)):
+    need = need_of(config, device, autocast or dtype, packed=packed)
+    attention, note = choose(machine, need)
+    spec = ForwardSpec(support.method or "positions")
+    if packed and (small := small_model(config, attention, on or device, torch.float32 if autocast else need.dtype)):
         small.config.use_cache = False
-        self_test(small, ForwardSpec(support.method or "positions"))
+        self_test(small, spec, autocast, backward=True)
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:
@@ -95,9 +98,15 @@ def load_model(
         keep_quantised(model)
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
-    spec = ForwardSpec(support.method or "positions")
     notes = [note for note in (note, untrue(quantise, config)) if note]
     return Loaded(model, replace(spec, split=splits(model, spec)), attention, tuple(notes))
+
+
+def need_of(config: Any, device: torch.device, dtype: torch.dtype | None, *, packed: bool) -> Need:
+    """What a model of this config needs of its attention. dtype: of the forward pass, None for that of the files."""
+    stored = getattr(config, "dtype", None)
+    dtype = dtype or (getattr(torch, stored) if isinstance(stored, str) else stored) or torch.float32
+    return Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, device, dtype, packed, packing_support(config).method)
 
 
 def embedding_rows(tokens: int, model: Model) -> int:

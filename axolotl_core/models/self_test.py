@@ -1,6 +1,10 @@
-"""Proof, before training, that samples of a packed row do not see each other, and that the output layer can be run apart."""
+"""Proof, before training, that samples of a packed row do not see each other, that attention is what eager attention is, and that
+the output layer can be run apart.
+"""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +16,8 @@ from axolotl_core.models.forward import ForwardSpec, forward, hidden, unwrap
 
 PROBE = (7, 7, 5)
 """Lengths of the samples of the self-test."""
+WINDOW = 3
+"""Of the small model's layers with a sliding window, shorter than the samples."""
 MOST_NOISE = 4
 """How many times the noise of a batch a difference may be, that packing makes."""
 MOST_PARAMETERS = 300_000_000
@@ -30,15 +36,24 @@ def splits(model: Any, spec: ForwardSpec) -> bool:
     return states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), forward(model, ids, positions, spec))
 
 
-@torch.no_grad()
-def self_test(model: Any, spec: ForwardSpec) -> None:
-    """A packed sample must give the logits that it gives alone, and keep them when its neighbour is another.
+def self_test(model: Any, spec: ForwardSpec, autocast: torch.dtype | None = None, *, backward: bool = False) -> None:
+    """A packed sample must give the logits that eager attention gives it alone, and keep them when its neighbour is another.
 
-    The model's own noise is measured first, on rows of a batch, which cannot see each other: LLM.int8 picks its outlier columns by
-    all that is in a batch, and experts run on as many rows as come to them. Raises ModelError with the difference.
+    backward: and the gradients. The model's own noise is measured first, on rows of a batch, which cannot see each other: LLM.int8
+    picks its outlier columns by all that is in a batch, and experts run on as many rows as come to them. Raises ModelError with the
+    difference.
     """
     training = model.training
     model.eval()
+    with torch.autocast(model.device.type, autocast, enabled=autocast is not None), torch.set_grad_enabled(backward):
+        try:
+            _compare(model, spec, autocast)
+        finally:
+            model.zero_grad()
+            model.train(training)
+
+
+def _compare(model: Any, spec: ForwardSpec, autocast: torch.dtype | None) -> None:
     first, other, second = _probe(model)
     short = second[0].shape[1]
 
@@ -50,18 +65,70 @@ def self_test(model: Any, spec: ForwardSpec) -> None:
     def packed(neighbour: Sample) -> Tensor:
         return forward(model, *(torch.cat(pair, 1) for pair in zip(neighbour, second, strict=True)), spec).float()[0]
 
-    alone = [forward(model, *sample, spec).float()[0] for sample in (first, second)]
-    beside_first, beside_other = packed(first), packed(other)
-    model.train(training)
-    largest = torch.cat(alone).abs().max()
-    noise = max((rows(first) - rows(other)).abs().max(), (rows(first) - alone[1]).abs().max())
-    leak = max((beside_first[-short:] - beside_other[-short:]).abs().max(), (beside_first - torch.cat(alone)).abs().max())
-    tolerance = TOLERANCE.get(torch.float16 if getattr(unwrap(model), "is_quantized", False) else model.dtype, 6e-2)
-    if not leak <= tolerance * largest + MOST_NOISE * noise:
+    def apart() -> Tensor:
+        return torch.cat([forward(model, *sample, spec).float()[0] for sample in (first, second)])
+
+    with _written_out(model, spec):
+        wanted = apart()
+        gradients = _gradients(model, wanted)
+    alone, beside_first, beside_other = apart(), packed(first), packed(other)
+    taken = _gradients(model, beside_first)
+    wanted, alone, beside_first, beside_other = (logits.detach() for logits in (wanted, alone, beside_first, beside_other))
+    largest = wanted.abs().max()
+    noise = max((rows(first) - rows(other)).abs().max(), (rows(first) - alone[-short:]).abs().max()).detach()
+    other_attention = (alone - wanted).abs().max()
+    leak = max((beside_first[-short:] - beside_other[-short:]).abs().max(), (beside_first - alone).abs().max())
+    rounded = torch.float16 if getattr(unwrap(model), "is_quantized", False) else autocast or model.dtype
+    tolerance = TOLERANCE.get(rounded, 6e-2)
+    name, attention, most = type(unwrap(model)).__name__, attention_of(model), tolerance * largest + MOST_NOISE * noise
+    if not other_attention <= most:
         raise ModelError(
-            f"packed samples see each other in {type(unwrap(model)).__name__}: logits differ by {float(leak / largest):.2g} of "
+            f"{attention} attention is wrong in {name}: logits differ by {float(other_attention / largest):.2g} of the largest from "
+            "those of eager attention; set machine.eager_attention: true"
+        )
+    if not leak <= most:
+        raise ModelError(
+            f"packed samples see each other in {name} with {attention} attention: logits differ by {float(leak / largest):.2g} of "
             f"the largest, {float(noise / largest):.2g} without packing; set packing.sample_packing: false"
         )
+    floor = (
+        0.01 * tolerance * max((right.abs().max() for right in gradients.values()), default=0.0)
+    )  # that of a key's bias is nothing but noise
+    for (parameter, right), got in zip(gradients.items(), taken.values(), strict=True):
+        if not (got - right).abs().max() <= 10 * tolerance * right.abs().max() + floor:
+            raise ModelError(
+                f"{attention} attention is wrong in {name}: the gradient of {parameter} is not that of eager attention; set "
+                "machine.eager_attention: true"
+            )
+
+
+@contextmanager
+def _written_out(model: Any, spec: ForwardSpec) -> Iterator[None]:
+    """The model with eager attention, where its backend is one of several that transformers chooses from at each call."""
+    inner, attention = unwrap(model), attention_of(model)
+    if not inner._supports_attention_backend or spec.method != "positions":
+        yield
+        return
+    inner.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(attention)
+
+
+def attention_of(model: Any) -> str:
+    """transformers' name of a model's attention."""
+    return str(unwrap(model).config._attn_implementation)
+
+
+def _gradients(model: Any, logits_TV: Tensor) -> dict[str, Tensor]:
+    """Of a weighted sum of logits to each parameter that has one; none where none are taken."""
+    if not logits_TV.requires_grad:
+        return {}
+    model.zero_grad()
+    weights = torch.linspace(-1, 1, logits_TV.numel(), device=logits_TV.device).view_as(logits_TV)
+    (logits_TV * weights).sum().backward()
+    return {name: parameter.grad.float() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 Sample = tuple[Tensor, Tensor]
@@ -75,10 +142,11 @@ def _probe(model: Any) -> list[Sample]:
     return [(one, torch.arange(one.shape[1], device=model.device)[None]) for one in ids]
 
 
-def small_model(config: Any, attention: str, device: torch.device) -> Any | None:
+def small_model(config: Any, attention: str, device: torch.device, dtype: torch.dtype | None = None) -> Any | None:
     """A random model of the same class with few layers and words, to be tested before any weight is read.
 
-    None for a config that cannot be cut down, or is too wide for that to pay: it is tested once its weights are loaded.
+    Windows are shorter than the probe's samples, so that a backend that leaves them out is found. None for a config that cannot be cut
+    down, or is too wide for that to pay: it is tested once its weights are loaded.
     """
     config = copy.deepcopy(config)
     kinds = list(getattr(config, "layer_types", None) or ())
@@ -89,6 +157,9 @@ def small_model(config: Any, attention: str, device: torch.device) -> Any | None
         "intermediate_size": 64,
         "moe_intermediate_size": 64,
         "layer_types": kinds[:layers],
+        "sliding_window": WINDOW,
+        "attention_chunk_size": WINDOW,
+        "attention_dropout": 0.0,
     }
     small |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "quantization_config"))
     try:
@@ -99,9 +170,10 @@ def small_model(config: Any, attention: str, device: torch.device) -> Any | None
             size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
         if size > MOST_PARAMETERS:
             return None
+        settings = {"attn_implementation": attention, "dtype": dtype or torch.float32}
         with torch.random.fork_rng(devices=[]), device:
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=attention, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
             for parameter in model.parameters():  # so large that a leak shows
                 if parameter.ndim > 1:
                     torch.nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)

@@ -26,10 +26,11 @@ CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29, "mps": 2**28}
 def hidden_at_targets(model: Any, inputs: Inputs, spec: ForwardSpec) -> Tensor:
     """What predicts each target label: hidden states (N, H) where the head can be split off, logits (N, V) elsewhere."""
     if spec.split:
-        return hidden(model, inputs.ids_BT, inputs.positions_BT, spec).flatten(0, 1)[inputs.target_positions_N]
+        return hidden(model, inputs.ids_BT, inputs.positions_BT, spec, inputs.sequences).flatten(0, 1)[inputs.target_positions_N]
     length = inputs.ids_BT.shape[1]
     keep_K, place_N = torch.unique(inputs.target_positions_N % length, return_inverse=True)
-    return forward(model, inputs.ids_BT, inputs.positions_BT, spec, keep_K)[inputs.target_positions_N // length, place_N]
+    logits_BKV = forward(model, inputs.ids_BT, inputs.positions_BT, spec, keep_K, inputs.sequences)
+    return logits_BKV[inputs.target_positions_N // length, place_N]
 
 
 def loss_sum(model: Any, inputs: Inputs, spec: ForwardSpec) -> Tensor:

@@ -56,13 +56,19 @@ def settle(params: Params) -> tuple[Params, list[str]]:
     if params.machine.fsdp and params.machine.deepspeed:
         raise ParamsError("machine.fsdp and machine.deepspeed are both set, and each shards the same weights; keep one")
     notices: list[str] = []
-    for changes in (_kernels, _offload, _reentrant, _ddp, partial(_fsdp, params=params), partial(_deepspeed, params=params)):
+    for changes in (_attention, _kernels, _offload, _reentrant, _ddp, partial(_fsdp, params=params), partial(_deepspeed, params=params)):
         for option, update, taken in changes(params.machine):
             notices.append(f"machine.{option}: {taken}")
             params = params.model_copy(update={"machine": params.machine.model_copy(update=update)})
     if notices and not params.machine.allow_fallback:
         raise MachineError("\n".join(f"{notice} (machine.allow_fallback is false)" for notice in notices))
     return params, notices
+
+
+def _attention(machine: Machine) -> Iterator[Change]:
+    if machine.flash_optimum:
+        taken = "BetterTransformer is gone from the libraries, sdp_attention is what it ran"
+        yield "flash_optimum", {"flash_optimum": False, "sdp_attention": True}, taken
 
 
 def _kernels(machine: Machine) -> Iterator[Change]:

@@ -31,20 +31,21 @@ class Machine(Section):
     activation_offloading: bool | str = False
     """Keep activations in the machine's memory until the backward pass, a preference."""
     attn_implementation: str | None = None
-    """Attention by the name transformers has for it: sdpa, eager, flash_attention_2, flex_attention, a kernel of the hub, …; a
-    preference. Unset, like all the switches below: the best that fits."""
+    """Attention by its name: flash_attention_3, flash_attention_2, varlen, flex_attention, xformers, sdpa, eager; a preference. Unset,
+    like all the switches below: the first of these that fits, and `axolotl check` says which and why; rows of one sample take sdpa.
+    varlen is torch's own flash attention for samples of varying length on a GPU, and sdpa sample by sample on a CPU."""
     sdp_attention: bool = False
-    """Attention through torch's scaled_dot_product_attention, which has flash attention of its own."""
+    """Attention through torch's scaled_dot_product_attention on whole rows; packed ones need a mask of T × T then."""
     eager_attention: bool = False
     """Attention written out: slow, exact, always there."""
     flash_attention: bool = False
-    """Flash attention (package flash-attn), a preference."""
+    """Flash attention 3 or 2 (extra `flash-attn`, or the package kernels), a preference."""
     flex_attention: bool = False
-    """torch's flex attention, a preference."""
+    """torch's flex attention on a GPU, a preference; soft caps and sinks too."""
     xformers_attention: bool = False
-    """xformers' memory-efficient attention, a preference."""
+    """xformers' memory-efficient attention on a GPU (extra `xformers`), a preference."""
     flash_optimum: bool = False
-    """BetterTransformer of old, which was sdpa, a preference."""
+    """BetterTransformer of old, which was sdpa: sdp_attention is taken."""
     flash_attn_cross_entropy: bool = False
     """Flash attention's cross-entropy, a preference."""
     flash_attn_rms_norm: bool = False

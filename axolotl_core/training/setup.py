@@ -67,10 +67,11 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
         packed=data.packed,
         dtype=precision.trained if full else precision.frozen,
         quantise=config.model,
+        autocast=precision.autocast,
         on=torch.device("cpu") if machine.fsdp or machine.deepspeed else None,  # unsharded it may not fit one GPU
     )
     if data.packed:
-        self_test(loaded.model, loaded.spec)
+        self_test(loaded.model, loaded.spec, precision.autocast)
     seed_everything(training.seed)
     notes = [*loaded.notes]
     model = loaded.model if full else lora.attach(loaded.model, adapter, initial_adapter, notes.append)

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from axolotl_core import lookup
 from axolotl_core.artifacts.stats import StatCache
-from axolotl_core.attention.choose import KINDS, choose
-from axolotl_core.attention.need import Need
+from axolotl_core.attention.choose import KINDS, why_not
+from axolotl_core.attention.laid import block_mask
 from axolotl_core.errors import ModelError, ParamsError
-from axolotl_core.models.forward import ForwardSpec, block_mask, forward
-from axolotl_core.models.load import grow_embeddings, load_model
+from axolotl_core.models.forward import ForwardSpec, forward
+from axolotl_core.models.load import grow_embeddings, load_model, need_of
 from axolotl_core.models.packing import FAMILIES, packing_support
 from axolotl_core.models.pin import left_out, open_pinned, pin_model
 from axolotl_core.models.self_test import TOLERANCE, _probe, self_test, small_model, splits
@@ -56,18 +56,13 @@ def test_every_family_has_a_shape_here():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "varlen"])
 @pytest.mark.parametrize("family", sorted(SHAPES))
 def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: str):
-    need = Need(transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(transformers.AutoConfig.for_model(family))], "cpu", True)
-    if lookup.find(KINDS, attention, "attention").fits(need) is not None:
-        with pytest.raises(ModelError, match="has no sdpa attention; use eager_attention"):
-            choose(Machine(sdp_attention=True, allow_fallback=False), need)
-        taken, note = choose(Machine(sdp_attention=True), need)
-        assert taken == "eager"
-        assert note is not None
-        assert "has no sdpa attention" in note
-        assert choose(Machine(), need) == ("eager", None)
+    config = transformers.AutoConfig.for_model(family, **SHAPES[family])
+    need = need_of(config, torch.device("cpu"), torch.float32, packed=True)
+    if why_not(attention, need) is not None:
+        assert family in ("gptj", "mpt", "falcon", "stablelm"), "what passes arguments on to its attention has every kind of a CPU"
         return
     model = random_model(family, attention)
     how = ForwardSpec(packing_support(model.config).method)
@@ -84,7 +79,8 @@ def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: 
 def test_the_self_test_finds_a_leak():
     model = random_model("mpt", "eager")  # MPT has no position_ids, so positions alone do not keep samples apart
     with pytest.raises(
-        ModelError, match=r"packed samples see each other in MptForCausalLM: logits differ by .*; set packing.sample_packing: false"
+        ModelError,
+        match=r"packed samples see each other in MptForCausalLM with eager attention: logits differ .*; set packing.sample_packing: false",
     ):
         self_test(model, ForwardSpec())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from axolotl_core.models.forward import ForwardSpec
+from axolotl_core.models.forward import ForwardSpec, forward
 from axolotl_core.objectives import cross_entropy as loss
 from axolotl_core.objectives.cross_entropy import loss_sum
 from axolotl_core.objectives.sft import Objective, sample_lengths
@@ -18,7 +18,7 @@ from tests.rows_in_memory import CPU, LENGTHS, SPLIT, TOGETHER, source
 def test_the_loss_and_its_gradient_are_those_of_full_logits(model, how: ForwardSpec, chunk: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", chunk)
     batch = source(LENGTHS).batch([0, 1, 2])
-    logits = model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False).logits
+    logits = forward(model, batch.ids_BT, batch.positions_BT, ForwardSpec())
     wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels_BT[:, 1:].flatten(), reduction="sum")
     wanted.backward()
     gradients = [p.grad.clone() for p in model.parameters()]
