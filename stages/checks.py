@@ -114,24 +114,30 @@ def model(project: Project, params: Params) -> Iterator[tuple[str, str]]:
         yield (option, message) if message and "." in option and " " not in option else ("model.base_model", str(error))
 
 
-def attention(project: Project, params: Params) -> list[str]:
-    """Which attention a run on this machine takes and why, as a sentence; nothing where the base is not on this machine."""
+def attention(project: Project, params: Params) -> tuple[list[str], list[str]]:
+    """A sentence where another attention is taken than params.yaml prefers, and one about what is taken on this machine and why.
+
+    Nothing where the base is not on this machine. Raises ModelError for a preference that must be met.
+    """
     folder = base_folder(project, params)
     if folder is None:
-        return []
+        return [], []
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
+    from axolotl_core.attention.choose import choose as choose_attention
     from axolotl_core.attention.choose import explained
     from axolotl_core.models.load import device_of, need_of
     from axolotl_core.models.precision import choose
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return []
+        return [], []
     device, full = device_of(params.machine), params.adapter.adapter is None
     precision = choose(params.training, params.model, device, full=full)
     dtype = precision.autocast or (precision.trained if full else precision.frozen)
-    return [explained(params.machine, need_of(config, device, dtype, packed=params.packing.sample_packing))]
+    need = need_of(config, device, dtype, packed=params.packing.sample_packing)
+    _, note = choose_attention(params.machine, need)
+    return [note] if note else [], [explained(params.machine, need)]
 
 
 def base_folder(project: Project, params: Params) -> Path | None:

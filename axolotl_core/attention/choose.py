@@ -70,13 +70,13 @@ def why_not(kind: str, need: Need) -> str | None:
 
 
 def explained(machine: Machine, need: Need) -> str:
-    """`choose` as a sentence for `axolotl check`: what is taken, and why nothing that is better is."""
-    kind, note = choose(machine, need)
-    if note:
-        return note
+    """What is taken and why nothing better is, for `axolotl check`: "varlen attention on cpu; no flash_attention_3: it runs on …"."""
+    kind, _ = choose(machine, need)
     better = [] if requested_kinds(machine) or not need.packed else _by_preference()[: _by_preference().index(kind)]
-    reasons = "; ".join(f"{other}: {why_not(other, need)}" for other in better)
-    return f"machine: {kind} attention is taken on {need.device.type}" + (f" ({reasons})" if reasons else "")
+    reasons: dict[str, list[str]] = {}
+    for other in better:
+        reasons.setdefault(str(why_not(other, need)), []).append(other)
+    return "; ".join([f"{kind} attention on {need.device.type}", *(f"no {', '.join(kinds)}: {why}" for why, kinds in reasons.items())])
 
 
 def _option(kind: str) -> str | None:

@@ -50,7 +50,7 @@ def command(params: Path, overrides: tuple[str, ...], as_document: bool) -> None
         found.problems += str(error).splitlines()
     if as_document:
         plan = as_json(found.plan, shown_with(project, config, found.plan, params, overrides)) if found.plan else {"stages": []}
-        print_json({"ok": not found.problems, "problems": found.problems, "notes": found.notes, **plan})
+        print_json({"ok": not found.problems, "problems": found.problems, "notes": found.notes, "machine": found.machine, **plan})
         sys.exit(ParamsError.exit_status if found.problems else 0)
     if found.problems:
         raise ParamsError("\n".join(found.problems))
@@ -60,14 +60,17 @@ def command(params: Path, overrides: tuple[str, ...], as_document: bool) -> None
     say(f"{params}: no problems found: {config.model.base_model}, {config.adapter.adapter or 'all weights'}, {names}")
     if runs := [planned.step.name for planned in found.plan if planned.state == "run" and not planned.kept]:
         say(f"  would run: {', '.join(runs)} (`axolotl why` says why)")
+    for sentence in found.machine:
+        say(f"  this machine: {sentence}")
 
 
 @dataclass
 class Checked:
-    """What was found: problems and notes, a sentence each, and the plan where nothing is wrong."""
+    """What was found: problems, notes and what this machine takes, a sentence each, and the plan where nothing is wrong."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    machine: list[str] = field(default_factory=list)
     plan: list[Planned] = field(default_factory=list)
 
 
@@ -81,7 +84,8 @@ def look(found: Checked, project: Project, params: Params, file: Path) -> None:
         found.problems += [f"{file}: {sentence}" for sentence in checks.disk(project, params)]
     try:
         settled, notes = settle(params)
-        found.notes = [*notes, *checks.attention(project, settled), *checks.login(params)]
+        unmet, found.machine = checks.attention(project, settled)
+        found.notes = [*notes, *unmet, *checks.login(params)]
     except (ParamsError, MachineError, ModelError) as error:
         found.problems.append(f"{file}: {error}")
     if not found.problems:

@@ -9,6 +9,7 @@ B rows, T tokens, N target tokens, H features, V vocabulary
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from axolotl_core.batches.batch import Inputs
+from axolotl_core.models.compiler import COMPILER_ERRORS
 from axolotl_core.models.forward import ForwardSpec, forward, hidden, unwrap
 
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29, "mps": 2**28}
@@ -89,20 +91,18 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_NH = torch.zeros_like(states_NH) if of_states else None
         grad_VH = torch.zeros_like(weight_VH) if of_weight else None
         grad_V = torch.zeros_like(bias_V) if of_bias else None
+        body = chunk_body(kind)
         with torch.autocast(kind, enabled=False):
             weight = weight_VH.to(dtype)
             cast_NH = states_NH.to(dtype)
             for chunk in _chunks(labels_N, len(weight_VH)):
                 states, labels = cast_NH[chunk], labels_N[chunk]
-                logits = functional.linear(states, weight, None if bias_V is None else bias_V.to(dtype)).float()
-                log_total = logits.logsumexp(-1, keepdim=True)
-                total += (log_total - logits.gather(1, labels[:, None])).sum()
-                if of_states or of_weight or of_bias:
-                    slope = logits.sub_(log_total).exp_()
-                    slope.scatter_add_(1, labels[:, None], torch.full_like(log_total, -1.0))
+                logits = functional.linear(states, weight, None if bias_V is None else bias_V.to(dtype))
+                loss, slope, slope_V = body(logits, labels, of_states or of_weight or of_bias, grad_V is not None)
+                total += loss
+                if slope is not None:
                     if grad_V is not None:
-                        grad_V += slope.sum(0)
-                    slope = slope.to(dtype)
+                        grad_V += slope_V
                     if grad_NH is not None:
                         grad_NH[chunk] = slope @ weight
                     if grad_VH is not None:
@@ -113,6 +113,43 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return (*(None if saved is None else saved.mul_(grads[0]) for saved in ctx.saved_tensors), None)
+
+
+Body = Callable[[Tensor, Tensor, bool, bool], tuple[Tensor, Tensor | None, Tensor | None]]
+
+
+def loss_and_slope(logits_CV: Tensor, labels_C: Tensor, slope: bool, bias: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Σ cross-entropy of a chunk in fp32, and where they are wanted its slope to the logits (C, V) in their dtype, and to the bias (V).
+
+    Writes into the logits.
+    """
+    logits = logits_CV.float()
+    log_total = logits.logsumexp(-1, keepdim=True)
+    loss = (log_total - logits.gather(1, labels_C[:, None])).sum()
+    if not slope:
+        return loss, None, None
+    slope_CV = logits.sub_(log_total).exp_()
+    if torch.compiler.is_compiling():  # one pass with the line before, where a scatter would be another
+        slope_CV = slope_CV - (torch.arange(slope_CV.shape[1], device=slope_CV.device) == labels_C[:, None]).float()
+    else:
+        slope_CV.scatter_add_(1, labels_C[:, None], torch.full_like(log_total, -1.0))
+    return loss, slope_CV.to(logits_CV.dtype), slope_CV.sum(0) if bias else None
+
+
+@cache
+def chunk_body(kind: str) -> Body:
+    """What turns a chunk's logits into loss and slope on this type of device: compiled on a GPU, where triton can compile it.
+
+    A CPU runs nine passes over the logits as fast as the product before them takes, and has no compiler more often than not.
+    """
+    if kind != "cuda":
+        return loss_and_slope
+    compiled: Body = torch.compile(loss_and_slope, dynamic=True)
+    try:
+        compiled(torch.zeros(2, 16, device=kind), torch.zeros(2, dtype=torch.long, device=kind), True, False)
+    except COMPILER_ERRORS:
+        return loss_and_slope
+    return compiled
 
 
 def _chunks(labels_N: Tensor, vocabulary: int) -> Iterator[slice]:

@@ -4,22 +4,35 @@ Everything a step needs of the weights, the output layer's too, happens inside i
 weights there and nowhere else.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from axolotl_core.batches.batch import Inputs
+from axolotl_core.models.activations import offloaded
 from axolotl_core.models.forward import ForwardSpec
 from axolotl_core.objectives.cross_entropy import loss_sum, token_losses
 
 
 class Objective(torch.nn.Module):
-    """`model` may have an adapter beside it. autocast: dtype of the forward pass, None for that of the weights."""
+    """`model` may have an adapter beside it. autocast: dtype of the forward pass, None for that of the weights.
 
-    def __init__(self, model: Any, spec: ForwardSpec, autocast: torch.dtype | None = None, neftune_alpha: float | None = None) -> None:
+    offload: what is kept for the backward pass goes to the machine's memory.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        spec: ForwardSpec,
+        autocast: torch.dtype | None = None,
+        neftune_alpha: float | None = None,
+        *,
+        offload: bool = False,
+    ) -> None:
         super().__init__()
-        self.model, self.spec, self.autocast = model, spec, autocast
+        self.model, self.spec, self.autocast, self.offload = model, spec, autocast, offload
         self.neftune = Neftune(neftune_alpha) if neftune_alpha else None
         if self.neftune:
             model.get_input_embeddings().register_forward_hook(self.neftune)
@@ -31,7 +44,8 @@ class Objective(torch.nn.Module):
                 return token_losses(self.model, inputs, self.spec)
             if self.neftune:
                 self.neftune.positions_BT = inputs.positions_BT
-            return loss_sum(self.model, inputs, self.spec)
+            with offloaded(self.model, inputs.ids_BT.device) if self.offload else nullcontext():
+                return loss_sum(self.model, inputs, self.spec)
 
 
 class Neftune:

@@ -79,14 +79,15 @@ def _kernels(machine: Machine) -> Iterator[Change]:
 
 
 def _offload(machine: Machine) -> Iterator[Change]:
-    if machine.activation_offloading:
+    if isinstance(machine.activation_offloading, str):
         yield (
             "activation_offloading",
-            {"activation_offloading": False, "gradient_checkpointing": True},
-            "not built yet, gradient_checkpointing saves more of the memory",
+            {"activation_offloading": True},
+            "activations are kept in the machine's memory, whatever else it names",
         )
-    elif machine.gradient_checkpointing == "offload":
-        yield "gradient_checkpointing", {"gradient_checkpointing": True}, "offload is not built yet, activations are recomputed"
+    if machine.gradient_checkpointing == "selective" and machine.torch_compile:
+        taken = "all is computed again in compiled layers, which let no result be kept"
+        yield "gradient_checkpointing", {"gradient_checkpointing": True}, taken
 
 
 def _reentrant(machine: Machine) -> Iterator[Change]:

@@ -23,13 +23,13 @@ class Machine(Section):
     whose threads use all cores, or by as many as are given here: that pays off from some sixteen cores on."""
     allow_fallback: bool = True
     """Take the best that fits in the place of an attention, a kernel or the like that does not; false: that is an error."""
-    gradient_checkpointing: bool | Literal["offload"] = False
-    """Recompute activations in the backward pass: less memory, about a third more time. `offload`: and keep what is left of them in
-    the machine's memory, a preference."""
+    gradient_checkpointing: bool | Literal["offload", "selective"] = False
+    """Recompute activations in the backward pass: less memory, about a third more time. `selective`: keep products of matrices and
+    attention, whose results take most of that time. `offload`: keep what is left in the machine's memory instead of the GPU's."""
     gradient_checkpointing_kwargs: dict[str, Any] = {}
     """`use_reentrant`, a preference; it is always false here, which gives the same gradients."""
     activation_offloading: bool | str = False
-    """Keep activations in the machine's memory until the backward pass, a preference."""
+    """Keep activations in the machine's memory until the backward pass, where there is a GPU that they would fill."""
     attn_implementation: str | None = None
     """Attention by its name: flash_attention_3, flash_attention_2, varlen, flex_attention, xformers, sdpa, eager; a preference. Unset,
     like all the switches below: the first of these that fits, and `axolotl check` says which and why; rows of one sample take sdpa.

@@ -58,8 +58,9 @@ class Training(Section):
     `constant` has none. A run that is shorter ends while it warms up."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Warmup as a share of the run."""
-    optimizer: OptimizerName = "adamw_torch"
-    """Which optimizer. adamw_torch_8bit and _4bit are torchao's, where it is installed; other 8-bit, paged and Lion ones are those of
+    optimizer: OptimizerName = "adamw_torch_fused"
+    """Which optimizer. adamw_torch_fused updates in one pass over weights and state, with the rounding of its own that makes it another
+    entry than adamw_torch. adamw_torch_8bit and _4bit are torchao's, where it is installed; other 8-bit, paged and Lion ones are those of
     bitsandbytes."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay, decoupled where the optimizer is (Loshchilov & Hutter 2017, arXiv 1711.05101); not on norms and biases."""

@@ -1,8 +1,9 @@
 """The model as it is trained: loaded, quantised, with its adapter, compiled, in its precision."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from axolotl_core.adapters import lora
 from axolotl_core.batches.rows import Data
 from axolotl_core.errors import MachineError, ParamsError
+from axolotl_core.models.activations import checkpoint_layers
+from axolotl_core.models.compiler import COMPILER_ERRORS
 from axolotl_core.models.forward import ForwardSpec, unwrap
 from axolotl_core.models.load import Loaded, device_of, embedding_rows, load_model
 from axolotl_core.models.precision import Precision, choose
@@ -20,9 +23,6 @@ from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
 from axolotl_core.training.config import TrainConfig
 from axolotl_core.training.step import seed_everything
-
-COMPILER_ERRORS = (RuntimeError, ImportError, OSError, ValueError, TypeError, AttributeError, AssertionError)
-"""What a backend of torch.compile raises where its compiler is missing, or the backend itself."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Ready:
     device: torch.device
     trained_parameters: int
     """How many numbers are trained, counted before they are sharded."""
+    offload: bool = False
+    """Whether activations are kept in the machine's memory."""
     notes: tuple[str, ...] = ()
     """Sentences about preferences of the machine section that were not met."""
 
@@ -78,12 +80,12 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
     if training.unfrozen_parameters:
         unfreeze(model, training.unfrozen_parameters)
     if machine.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+        checkpoint_layers(model, selective=machine.gradient_checkpointing == "selective")
     if machine.torch_compile:
         notes += compile_layers(loaded, machine)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Ready(model, loaded.spec, loaded.attention, precision, device, trained, tuple(notes))
+    offload = bool(machine.activation_offloading) or machine.gradient_checkpointing == "offload"
+    return Ready(model, loaded.spec, loaded.attention, precision, device, trained, offload and device.type != "cpu", tuple(notes))
 
 
 def _check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path | None) -> None:
@@ -119,7 +121,8 @@ def unfreeze(model: Any, patterns: Sequence[str]) -> None:
 
 
 def compile_layers(loaded: Loaded, machine: Machine) -> tuple[str, ...]:
-    """Compile each decoder layer in place: they are alike, so one compilation serves all, and no name changes.
+    """Compile each decoder layer in place: they are alike, so one compilation serves all, and no name changes. With gradient
+    checkpointing what is computed again is compiled, for around it a compiler gives up.
 
     Returns a sentence where torch.compile does not work on this machine, and compiles nothing then; raises MachineError in its place
     where machine.allow_fallback is false.
@@ -133,8 +136,17 @@ def compile_layers(loaded: Loaded, machine: Machine) -> tuple[str, ...]:
         if not machine.allow_fallback:
             raise MachineError(f"{message} (machine.allow_fallback is false)") from None
         return (f"{message}; the layers are not compiled",)
+    compiled = cache(partial(torch.compile, **settings))
     kinds = set(loaded.model._no_split_modules or ())
     for module in unwrap(loaded.model).modules():
         if type(module).__name__ in kinds:
-            module.compile(**settings)
+            if getattr(module, "gradient_checkpointing", False):
+                module._gradient_checkpointing_func = partial(_checkpoint_compiled, module._gradient_checkpointing_func, compiled)
+            else:
+                module.compile(**settings)
     return ()
+
+
+def _checkpoint_compiled(checkpoint: Callable[..., Any], compiled: Callable[..., Any], forward: partial, *args: Any) -> Any:
+    """In the place of a layer's checkpoint function: forward, which transformers binds to the layer, is compiled."""
+    return checkpoint(partial(compiled(forward.func), *forward.args, **forward.keywords), *args)

@@ -78,7 +78,7 @@ def train_model(data: Data, pinned: Pinned, config: TrainConfig, run: Run) -> Tr
             strategy.print_main(line)
         start, notes = _start(strategy, config, run)
         relora = _relora(ready, pinned.folder, config)
-        objective = Objective(ready.model, ready.spec, strategy.autocast, config.training.neftune_noise_alpha)
+        objective = Objective(ready.model, ready.spec, strategy.autocast, config.training.neftune_noise_alpha, offload=ready.offload)
         strategy.prepare(objective, make_optimizer(ready.model.named_parameters(), config.training, config.adapter))
         loggers = make_loggers(config.tracking, run.identity, run.root, ready.model, strategy.print_main) if strategy.main else ()
         for logger in loggers:

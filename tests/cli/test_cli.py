@@ -127,7 +127,7 @@ def test_import_writes_sections_and_tells_what_became_of_each_option(project: Pa
         "adapter                          kept        adapter.adapter",
         "output_dir                       not needed  results lie in artifacts/adapter, artifacts/merged and artifacts/export",
         "load_4bit                        not needed  it is empty, so it has its default",
-        "optimizer                        replaced    training.optimizer: adamw_torch for adamw_hf: transformers has removed its own",
+        "optimizer                        replaced    training.optimizer: adamw_torch_fused for adamw_hf: transformers has removed its own",
     ):
         assert f"  {line}" in told
     assert told.endswith("wrote new.yaml\n")
@@ -413,7 +413,8 @@ def test_check_says_what_is_taken_in_the_place_of_a_preference(project: Path, mo
     options = ("machine.flash_attention=true", "machine.liger_rope=true", "tracking.wandb_project=x")
     told = call("check", *(word for option in options for word in ("--set", option)))
     assert "  machine.liger_rope: not built yet" in told
-    assert "  machine: flash_attention_2 attention does not fit" in told
+    assert "  machine: flash_attention_3 attention does not fit: it runs on a GPU, not on cpu; varlen is taken" in told
+    assert told.endswith("  this machine: varlen attention on cpu\n")
     assert "  tracking: this machine is not logged in to W&B" in told
     assert "(machine.allow_fallback is false)" in call("check", "--set", options[0], "--set", "machine.allow_fallback=false", status=2)
 

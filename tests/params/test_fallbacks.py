@@ -25,8 +25,9 @@ def params(tmp_path: Path, text: str) -> Params:
     [
         ("machine: {liger_rope: true}\n", "liger_rope", False, "machine.liger_rope: not built yet, PyTorch's own layers run"),
         ("machine: {cut_cross_entropy: true}\n", "cut_cross_entropy", False, "logits are made a few positions at a time"),
-        ("machine: {gradient_checkpointing: offload}\n", "gradient_checkpointing", True, "activations are recomputed"),
-        ("machine: {activation_offloading: true}\n", "gradient_checkpointing", True, "gradient_checkpointing saves more"),
+        ("machine: {flash_optimum: true}\n", "sdp_attention", True, "BetterTransformer is gone from the libraries"),
+        ("machine: {activation_offloading: disk}\n", "activation_offloading", True, "are kept in the machine's memory"),
+        ("machine: {gradient_checkpointing: selective, torch_compile: true}\n", "gradient_checkpointing", True, "computed again"),
         ("machine: {ddp: true, fsdp: true}\n", "ddp", None, "machine.ddp: fsdp takes its place"),
         ("adapter: {adapter: lora, relora_steps: 5}\nmachine: {fsdp: true}\n", "fsdp", None, "weights that ReLoRA merges"),
         ("training: {optimizer: lion_8bit}\nmachine: {fsdp: true}\n", "fsdp", None, "cannot shard the state of lion_8bit"),
@@ -92,5 +93,5 @@ def test_train_takes_the_best_that_fits_and_says_so(project: Path, capfd):
     )
     told = capfd.readouterr().out
     assert told.count("machine.liger_rms_norm: not built yet, PyTorch's own layers run") == 1
-    assert told.count("machine: flash_attention_2 attention does not fit: this version has no such attention; sdpa is taken") == 1
+    assert told.count("machine: flash_attention_3 attention does not fit: it runs on a GPU, not on cpu; varlen is taken") == 1
     assert "machine.torch_compile: does not work on this machine" in told

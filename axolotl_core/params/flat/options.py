@@ -84,7 +84,7 @@ NOT_NEEDED: Mapping[str, str] = {
     "peft_autocast_adapter_dtype": "updates are always trained in fp32",
     "peft_ensure_weight_tying": "tied weights stay tied",
     "embeddings_skip_upcast": "trained embeddings have fp32 master weights",
-    "torchdistx_path": "torchdistx is no longer maintained; use adamw_torch",
+    "torchdistx_path": "torchdistx is no longer maintained; use adamw_torch_fused",
     "debug": "`axolotl view` shows rows token by token",
     "inference": "`axolotl inference` is a command",
     "shard": "merge and export write shards by themselves",

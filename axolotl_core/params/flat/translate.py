@@ -287,7 +287,7 @@ def _special_tokens(given: _Translator, option: str, value: Any) -> None:
 def _optimizer(given: _Translator, option: str, value: Any) -> None:
     found = values.optimizer(str(value))
     if found is None:
-        given.tell(option, "left out", f"{value} is not built; the default, adamw_torch, is another method", stops=True)
+        given.tell(option, "left out", f"{value} is not built; the default, adamw_torch_fused, is another method", stops=True)
     elif found[1]:
         given.put(option, found[0], message=f"{found[0]} for {value}: {found[1]}")
     else:

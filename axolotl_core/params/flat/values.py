@@ -9,13 +9,13 @@ from axolotl_core.params.sharding import SHIPPED
 
 SAME_OPTIMIZERS = {
     "adamw_8bit": ("adamw_bnb_8bit", "another name of it"),
-    "adamw_hf": ("adamw_torch", "transformers has removed its own AdamW, which made the same update"),
-    "adamw_torch_xla": ("adamw_torch", "this is for TPUs"),
+    "adamw_hf": ("adamw_torch_fused", "transformers has removed its own AdamW, which made the same update"),
+    "adamw_torch_xla": ("adamw_torch_fused", "this is for TPUs"),
     "adamw_torch_npu_fused": ("adamw_torch_fused", "this is for NPUs"),
     "adamw_apex_fused": ("adamw_torch_fused", "torch's own fused AdamW has replaced apex's"),
-    "adamw_anyprecision": ("adamw_torch", "torchdistx is no longer maintained"),
-    "adamw_32bit": ("adamw_torch", "bitsandbytes in 32 bit makes the same update"),
-    "optimi_adamw": ("adamw_torch", "the weights that are trained are in fp32 here"),
+    "adamw_anyprecision": ("adamw_torch_fused", "torchdistx is no longer maintained"),
+    "adamw_32bit": ("adamw_torch_fused", "bitsandbytes in 32 bit makes the same update"),
+    "optimi_adamw": ("adamw_torch_fused", "the weights that are trained are in fp32 here"),
     "lion": ("lion_32bit", "bitsandbytes in 32 bit makes the same update"),
     "lion_pytorch": ("lion_32bit", "bitsandbytes in 32 bit makes the same update"),
     "ao_adamw_fp8": ("adamw_bnb_8bit", "bitsandbytes keeps the state in 8 bit too"),
