@@ -115,7 +115,7 @@ def model(project: Project, params: Params) -> Iterator[tuple[str, str]]:
 
 
 def attention(project: Project, params: Params) -> tuple[list[str], list[str]]:
-    """A sentence where another attention is taken than params.yaml prefers, and one about what is taken on this machine and why.
+    """Sentences where other attention or kernels are taken than params.yaml prefers, and one about what attention runs here and why.
 
     Nothing where the base is not on this machine. Raises ModelError for a preference that must be met.
     """
@@ -126,6 +126,7 @@ def attention(project: Project, params: Params) -> tuple[list[str], list[str]]:
 
     from axolotl_core.attention.choose import choose as choose_attention
     from axolotl_core.attention.choose import explained
+    from axolotl_core.kernels.choose import unmet
     from axolotl_core.models.load import device_of, need_of
     from axolotl_core.models.precision import choose
 
@@ -137,7 +138,7 @@ def attention(project: Project, params: Params) -> tuple[list[str], list[str]]:
     dtype = precision.autocast or (precision.trained if full else precision.frozen)
     need = need_of(config, device, dtype, packed=params.packing.sample_packing)
     _, note = choose_attention(params.machine, need)
-    return [note] if note else [], [explained(params.machine, need)]
+    return [*([note] if note else []), *unmet(params.machine, need)], [explained(params.machine, need)]
 
 
 def base_folder(project: Project, params: Params) -> Path | None:

@@ -20,7 +20,7 @@ FLOORS = [
     {"formats"},
     {"tokens"},
     {"batches"},
-    {"models", "adapters"},
+    {"models", "adapters", "kernels"},
     {"objectives", "distributed", "tracking"},
     {"evaluation"},
     {"training", "release"},

@@ -18,6 +18,7 @@ from axolotl_core.errors import ModelError
 from axolotl_core.params.machine import Machine
 
 KINDS = "axolotl_core.attention.kinds"
+ON_ANY_DEVICE = ("varlen", "sdpa", "eager")
 FOR_ANY_ROW = ("sdpa", "eager")
 """What is taken unasked for rows of one sample each, which no mask has to keep apart."""
 

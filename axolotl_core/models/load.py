@@ -83,7 +83,7 @@ def load_model(
     need = need_of(config, device, autocast or dtype, packed=packed)
     attention, note = choose(machine, need)
     spec = ForwardSpec(support.method or "positions")
-    if packed and (small := small_model(config, attention, on or device, torch.float32 if autocast else need.dtype)):
+    if packed and (small := small_model(config, attention, device, torch.float32 if autocast else need.dtype)):
         small.config.use_cache = False
         self_test(small, spec, autocast, backward=True)
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}

@@ -3,7 +3,7 @@ the output layer can be run apart.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,8 +32,10 @@ def splits(model: Any, spec: ForwardSpec) -> bool:
     if head is None or model.base_model is model:
         return False
     ids, positions = _probe(model)[0]
-    states = hidden(model, ids, positions, spec)
-    return states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), forward(model, ids, positions, spec))
+    with _written_out(model, spec):  # other attention may want 16 bits, or another device than the weights are on now
+        states = hidden(model, ids, positions, spec)
+        logits = forward(model, ids, positions, spec)
+    return states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), logits)
 
 
 def self_test(model: Any, spec: ForwardSpec, autocast: torch.dtype | None = None, *, backward: bool = False) -> None:
@@ -129,6 +131,44 @@ def _gradients(model: Any, logits_TV: Tensor) -> dict[str, Tensor]:
     weights = torch.linspace(-1, 1, logits_TV.numel(), device=logits_TV.device).view_as(logits_TV)
     (logits_TV * weights).sum().backward()
     return {name: parameter.grad.float() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def difference(model: Any, spec: ForwardSpec, autocast: torch.dtype | None, change: Callable[[], object]) -> str | None:
+    """How the model's logits or gradients are others once `change` has been called; None where they are the same up to rounding."""
+    training = model.training
+    model.eval()
+    try:
+        before = _numbers(model, spec, autocast)
+        change()
+        after = _numbers(model, spec, autocast)
+    finally:
+        model.train(training)
+    tolerance = TOLERANCE.get(autocast or unwrap(model).dtype, 6e-2)
+    for what, wanted, got in zip(("logits", "gradients"), before, after, strict=True):
+        share = float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+        if not share <= tolerance:
+            return f"it gives other {what} in {type(unwrap(model)).__name__}, by {share:.2g} of the largest"
+    return None
+
+
+def _numbers(model: Any, spec: ForwardSpec, autocast: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """Logits of the probe's samples in a row, and the gradient of a weighted sum of them to the embeddings and to all vectors (norms)."""
+    states: list[Tensor] = []
+
+    def leave(_: Any, __: Any, out: Tensor) -> Tensor:
+        states.append(out.detach().requires_grad_())
+        return states[-1]
+
+    hook = unwrap(model).get_input_embeddings().register_forward_hook(leave)
+    try:
+        with torch.autocast(model.device.type, autocast, enabled=autocast is not None), torch.enable_grad():
+            logits = forward(model, *(torch.cat(parts, 1) for parts in zip(*_probe(model), strict=True)), spec).float()
+            vectors = [parameter for parameter in model.parameters() if parameter.ndim == 1 and parameter.requires_grad]
+            weights = torch.linspace(-1, 1, logits.numel(), device=logits.device).view_as(logits)
+            found = torch.autograd.grad((logits * weights).sum(), [states[0], *vectors], allow_unused=True)
+    finally:
+        hook.remove()
+    return logits.detach(), torch.cat([gradient.float().flatten() for gradient in found if gradient is not None])
 
 
 Sample = tuple[Tensor, Tensor]

@@ -8,8 +8,8 @@ The sum, not the mean: means of micro-batches with unequal masks must not be ave
 B rows, T tokens, N target tokens, H features, V vocabulary
 """
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -18,11 +18,15 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from axolotl_core.batches.batch import Inputs
+from axolotl_core.kernels.chunked import chunks
 from axolotl_core.models.compiler import COMPILER_ERRORS
 from axolotl_core.models.forward import ForwardSpec, forward, hidden, unwrap
+from axolotl_core.models.self_test import TOLERANCE
 
-CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29, "mps": 2**28}
-"""Logits in fp32 that are held at once. A GPU wants products of a thousand rows and more: 2**29 are 1,046 of 128,256 words."""
+PROBED = 128
+"""Positions that a kernel of the loss is tried on."""
+Kernel = Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
+"""(states (N, H), weight (V, H), bias (V) or None, labels (N)) → Σ cross-entropy."""
 
 
 def hidden_at_targets(model: Any, inputs: Inputs, spec: ForwardSpec) -> Tensor:
@@ -35,20 +39,27 @@ def hidden_at_targets(model: Any, inputs: Inputs, spec: ForwardSpec) -> Tensor:
     return logits_BKV[inputs.target_positions_N // length, place_N]
 
 
-def loss_sum(model: Any, inputs: Inputs, spec: ForwardSpec) -> Tensor:
-    """Sum of cross-entropy over the batch's target tokens, in nats, a scalar with a gradient."""
+def loss_sum(model: Any, inputs: Inputs, spec: ForwardSpec, kernel: Kernel | None = None) -> Tensor:
+    """Sum of cross-entropy over the batch's target tokens, in nats, a scalar with a gradient.
+
+    kernel: what makes the loss of a plain output layer in the place of `LinearCrossEntropy`.
+    """
     states, labels_N = hidden_at_targets(model, inputs, spec), inputs.labels_N
     if not spec.split:
         return functional.cross_entropy(states.float(), labels_N, reduction="sum")
     head = head_of(model)
     if is_plain(head):
-        total: Tensor = inside(head, lambda: LinearCrossEntropy.apply(states, head.weight, head.bias, labels_N), states)
+        made = partial(with_kernel, kernel) if kernel and len(labels_N) else LinearCrossEntropy.apply
+        total: Tensor = inside(head, lambda: made(states, head.weight, head.bias, labels_N), states)
         return total
 
     def of_chunk(states_CH: Tensor, labels_C: Tensor) -> Tensor:
         return functional.cross_entropy(head(states_CH).float(), labels_C, reduction="sum")
 
-    parts = [checkpoint(of_chunk, states[c], labels_N[c], use_reentrant=False) for c in _chunks(labels_N, head.out_features)]
+    parts = [
+        checkpoint(of_chunk, states[c], labels_N[c], use_reentrant=False)
+        for c in chunks(len(labels_N), head.out_features, states.device.type)
+    ]
     return torch.stack(parts).sum() if parts else head(states).sum().float()
 
 
@@ -76,6 +87,38 @@ def inside(module: torch.nn.Module, function: Callable[[], Any], states: Tensor)
         del module.forward
 
 
+def with_kernel(kernel: Kernel, states_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
+    """The loss as a kernel makes it, in the dtype of the forward pass."""
+    kind = states_NH.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VH.dtype
+    with torch.autocast(kind, enabled=False):
+        return kernel(states_NH.to(dtype), weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype), labels_N).float()
+
+
+def kernel_difference(model: Any, autocast: torch.dtype | None, device: torch.device, kernel: Kernel) -> str | None:
+    """How a kernel's loss or gradients are others than `LinearCrossEntropy`'s at the model's output layer, None where they are the same."""
+    head = head_of(model)
+    if not is_plain(head):
+        return "the output layer is not a plain one"
+    weight = head.weight.detach().to(device)
+    generator = torch.Generator().manual_seed(0)
+    states_NH = torch.randn(PROBED, weight.shape[1], generator=generator).to(weight.device, weight.dtype)
+    labels_N = torch.randint(weight.shape[0], (PROBED,), generator=generator).to(weight.device)
+    bias = None if head.bias is None else head.bias.detach().to(device)
+    found = []
+    for made in (LinearCrossEntropy.apply, partial(with_kernel, kernel)):
+        leaves = [states_NH.clone().requires_grad_(), weight.clone().requires_grad_()]
+        with torch.autocast(weight.device.type, autocast, enabled=autocast is not None), torch.enable_grad():
+            loss = made(*leaves, bias, labels_N)
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    tolerance = TOLERANCE.get(autocast or weight.dtype, 6e-2)
+    for what, wanted, got in zip(("loss", "gradient of its input", "gradient of its weight"), *found, strict=True):
+        share = float((got.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1e-30))
+        if not share <= tolerance:
+            return f"it gives another {what}, by {share:.2g} of the largest"
+    return None
+
+
 class LinearCrossEntropy(torch.autograd.Function):
     """Σ cross-entropy of h Wᵀ + b, chunk by chunk; the gradient is made in the forward pass while the logits are there.
 
@@ -95,7 +138,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             weight = weight_VH.to(dtype)
             cast_NH = states_NH.to(dtype)
-            for chunk in _chunks(labels_N, len(weight_VH)):
+            for chunk in chunks(len(labels_N), len(weight_VH), kind):
                 states, labels = cast_NH[chunk], labels_N[chunk]
                 logits = functional.linear(states, weight, None if bias_V is None else bias_V.to(dtype))
                 loss, slope, slope_V = body(logits, labels, of_states or of_weight or of_bias, grad_V is not None)
@@ -152,12 +195,6 @@ def chunk_body(kind: str) -> Body:
     return compiled
 
 
-def _chunks(labels_N: Tensor, vocabulary: int) -> Iterator[slice]:
-    size = max(1, CHUNK_BYTES.get(labels_N.device.type, 2**28) // (4 * vocabulary))
-    for first in range(0, len(labels_N), size):
-        yield slice(first, first + size)
-
-
 @torch.no_grad()
 def token_losses(model: Any, inputs: Inputs, spec: ForwardSpec) -> tuple[Tensor, Tensor]:
     """Per target token: loss (N) in nats, whether the likeliest token is the label (N)."""
@@ -167,7 +204,7 @@ def token_losses(model: Any, inputs: Inputs, spec: ForwardSpec) -> tuple[Tensor,
 
     def of_all() -> tuple[Tensor, Tensor]:
         found = [(states.new_zeros(0, dtype=torch.float32), states.new_zeros(0, dtype=torch.bool))]
-        for chunk in _chunks(inputs.labels_N, getattr(head, "out_features", states.shape[-1])):
+        for chunk in chunks(len(inputs.labels_N), getattr(head, "out_features", states.shape[-1]), states.device.type):
             logits_CV, labels_C = plain(states[chunk]).float(), inputs.labels_N[chunk]
             found.append((functional.cross_entropy(logits_CV, labels_C, reduction="none"), logits_CV.argmax(-1) == labels_C))
         loss_N, right_N = (torch.cat(column) for column in zip(*found, strict=True))

@@ -13,13 +13,13 @@ from torch import Tensor
 from axolotl_core.batches.batch import Inputs
 from axolotl_core.models.activations import offloaded
 from axolotl_core.models.forward import ForwardSpec
-from axolotl_core.objectives.cross_entropy import loss_sum, token_losses
+from axolotl_core.objectives.cross_entropy import Kernel, loss_sum, token_losses
 
 
 class Objective(torch.nn.Module):
     """`model` may have an adapter beside it. autocast: dtype of the forward pass, None for that of the weights.
 
-    offload: what is kept for the backward pass goes to the machine's memory.
+    offload: what is kept for the backward pass goes to the machine's memory. kernel: of the loss.
     """
 
     def __init__(
@@ -30,9 +30,10 @@ class Objective(torch.nn.Module):
         neftune_alpha: float | None = None,
         *,
         offload: bool = False,
+        kernel: Kernel | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.spec, self.autocast, self.offload = model, spec, autocast, offload
+        self.model, self.spec, self.autocast, self.offload, self.kernel = model, spec, autocast, offload, kernel
         self.neftune = Neftune(neftune_alpha) if neftune_alpha else None
         if self.neftune:
             model.get_input_embeddings().register_forward_hook(self.neftune)
@@ -45,7 +46,7 @@ class Objective(torch.nn.Module):
             if self.neftune:
                 self.neftune.positions_BT = inputs.positions_BT
             with offloaded(self.model, inputs.ids_BT.device) if self.offload else nullcontext():
-                return loss_sum(self.model, inputs, self.spec)
+                return loss_sum(self.model, inputs, self.spec, self.kernel)
 
 
 class Neftune:

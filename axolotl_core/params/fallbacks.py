@@ -17,20 +17,11 @@ from axolotl_core.params.sharding import OTHER_STRATEGIES, fsdp_of
 LAYERS = "PyTorch's own layers run"
 LOSS = "logits are made a few positions at a time, so they need no kernel of their own"
 KERNELS = {
-    "flash_attn_cross_entropy": LOSS,
-    "flash_attn_rms_norm": LAYERS,
     "flash_attn_fuse_qkv": LAYERS,
     "flash_attn_fuse_mlp": LAYERS,
-    "liger_rope": LAYERS,
-    "liger_rms_norm": LAYERS,
     "liger_rms_norm_gated": LAYERS,
     "liger_layer_norm": LAYERS,
-    "liger_glu_activation": LAYERS,
-    "liger_swiglu": LAYERS,
-    "liger_cross_entropy": LOSS,
-    "liger_fused_linear_cross_entropy": LOSS,
     "liger_use_token_scaling": LOSS,
-    "cut_cross_entropy": LOSS,
     "lora_mlp_kernel": LAYERS,
     "lora_qkv_kernel": LAYERS,
     "lora_o_kernel": LAYERS,

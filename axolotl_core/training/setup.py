@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from axolotl_core.adapters import lora
+from axolotl_core.attention.choose import ON_ANY_DEVICE
 from axolotl_core.batches.rows import Data
 from axolotl_core.errors import MachineError, ParamsError
+from axolotl_core.kernels.choose import choose_loss, replace_layers, unmet
 from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.compiler import COMPILER_ERRORS
 from axolotl_core.models.forward import ForwardSpec, unwrap
-from axolotl_core.models.load import Loaded, device_of, embedding_rows, load_model
+from axolotl_core.models.load import Loaded, device_of, embedding_rows, load_model, need_of
 from axolotl_core.models.precision import Precision, choose
-from axolotl_core.models.self_test import self_test
+from axolotl_core.models.self_test import difference, self_test
 from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
+from axolotl_core.objectives.cross_entropy import Kernel, kernel_difference
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
 from axolotl_core.training.config import TrainConfig
@@ -36,6 +39,8 @@ class Ready:
     device: torch.device
     trained_parameters: int
     """How many numbers are trained, counted before they are sharded."""
+    kernel: Kernel | None = None
+    """Of the loss, None for PyTorch."""
     offload: bool = False
     """Whether activations are kept in the machine's memory."""
     notes: tuple[str, ...] = ()
@@ -72,10 +77,16 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
         autocast=precision.autocast,
         on=torch.device("cpu") if machine.fsdp or machine.deepspeed else None,  # unsharded it may not fit one GPU
     )
-    if data.packed:
+    here = loaded.model.device.type == device.type
+    if data.packed and (here or loaded.attention in ON_ANY_DEVICE):  # else a small model has shown it
         self_test(loaded.model, loaded.spec, precision.autocast)
+    dtype = precision.autocast or (precision.trained if full else precision.frozen)
+    need = need_of(loaded.model.config, device, dtype, packed=data.packed)
+    changed = partial(difference, loaded.model, loaded.spec, precision.autocast) if here else _unseen
+    notes = [*loaded.notes, *unmet(machine, need), *replace_layers(loaded.model, machine, need, changed)]
+    kernel, unlike = choose_loss(machine, need, partial(_unlike, loaded, precision, device))
+    notes += unlike
     seed_everything(training.seed)
-    notes = [*loaded.notes]
     model = loaded.model if full else lora.attach(loaded.model, adapter, initial_adapter, notes.append)
     if training.unfrozen_parameters:
         unfreeze(model, training.unfrozen_parameters)
@@ -85,7 +96,19 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
         notes += compile_layers(loaded, machine)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     offload = bool(machine.activation_offloading) or machine.gradient_checkpointing == "offload"
-    return Ready(model, loaded.spec, loaded.attention, precision, device, trained, offload and device.type != "cpu", tuple(notes))
+    return Ready(model, loaded.spec, loaded.attention, precision, device, trained, kernel, offload and device.type != "cpu", tuple(notes))
+
+
+def _unseen(change: Callable[[], object]) -> None:
+    """For a model that is not on its device yet, whose modules were compared one by one."""
+    change()
+
+
+def _unlike(loaded: Loaded, precision: Precision, device: torch.device, kernel: Kernel) -> str | None:
+    """How a kernel of the loss is another than PyTorch, None where it is not."""
+    if not loaded.spec.split:
+        return f"{type(loaded.model).__name__} does more to its logits than its output layer"
+    return kernel_difference(loaded.model, precision.autocast, device, kernel)
 
 
 def _check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path | None) -> None:

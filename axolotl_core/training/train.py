@@ -78,7 +78,9 @@ def train_model(data: Data, pinned: Pinned, config: TrainConfig, run: Run) -> Tr
             strategy.print_main(line)
         start, notes = _start(strategy, config, run)
         relora = _relora(ready, pinned.folder, config)
-        objective = Objective(ready.model, ready.spec, strategy.autocast, config.training.neftune_noise_alpha, offload=ready.offload)
+        objective = Objective(
+            ready.model, ready.spec, strategy.autocast, config.training.neftune_noise_alpha, offload=ready.offload, kernel=ready.kernel
+        )
         strategy.prepare(objective, make_optimizer(ready.model.named_parameters(), config.training, config.adapter))
         loggers = make_loggers(config.tracking, run.identity, run.root, ready.model, strategy.print_main) if strategy.main else ()
         for logger in loggers:
@@ -93,7 +95,7 @@ def train_model(data: Data, pinned: Pinned, config: TrainConfig, run: Run) -> Tr
             evaluate=partial(evaluate_validation, strategy, data, config.machine.micro_batch_size) if len(data.validation) else None,
             relora=relora,
             loggers=loggers,
-            predict=partial(predict_validation, ready.model, ready.spec, data, config.evaluation) if strategy.can_generate else None,
+            predict=partial(predict_validation, ready, strategy.autocast, data, config.evaluation) if strategy.can_generate else None,
             branched_at=resume.branched_at(run.branch),
         ).train(start, notes)
         written = _write(strategy, ready, data, pinned, config, run, relora)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+
 from axolotl_core.batches.batch import Inputs
 from axolotl_core.batches.plan import micro_batches_of_rank
 from axolotl_core.batches.rows import Data
@@ -10,9 +12,9 @@ from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.evaluation.evaluate import evaluate
 from axolotl_core.evaluation.predictions import predictions
 from axolotl_core.evaluation.replies import prompts
-from axolotl_core.models.forward import ForwardSpec
 from axolotl_core.params.evaluation import Evaluation
 from axolotl_core.progress import progress
+from axolotl_core.training.setup import Ready
 
 
 def evaluate_validation(strategy: Strategy, data: Data, batch_size: int, stop: Callable[[], bool]) -> dict[str, Any] | None:
@@ -30,7 +32,8 @@ def evaluate_validation(strategy: Strategy, data: Data, batch_size: int, stop: C
     return found
 
 
-def predict_validation(model: Any, spec: ForwardSpec, data: Data, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Rows of the table of predictions."""
+def predict_validation(ready: Ready, autocast: torch.dtype | None, data: Data, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Rows of the table of predictions, from a forward pass in the dtype of training."""
     chosen = prompts(data.validation, evaluation.eval_table_size)
-    return predictions(model, spec, chosen, data.tokenizer, evaluation.eval_table_max_new_tokens)
+    with torch.autocast(ready.device.type, autocast, enabled=autocast is not None):
+        return predictions(ready.model, ready.spec, chosen, data.tokenizer, evaluation.eval_table_max_new_tokens)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from axolotl_core.kernels import chunked
 from axolotl_core.models.forward import ForwardSpec, forward
 from axolotl_core.objectives import cross_entropy as loss
 from axolotl_core.objectives.cross_entropy import loss_sum
@@ -16,7 +17,7 @@ from tests.rows_in_memory import CPU, LENGTHS, SPLIT, TOGETHER, source
 @pytest.mark.parametrize("how", [SPLIT, TOGETHER])
 @pytest.mark.parametrize("chunk", [2**26, 4 * 512 * 3])
 def test_the_loss_and_its_gradient_are_those_of_full_logits(model, how: ForwardSpec, chunk: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", chunk)
+    monkeypatch.setitem(chunked.CHUNK_BYTES, "cpu", chunk)
     batch = source(LENGTHS).batch([0, 1, 2])
     logits = forward(model, batch.ids_BT, batch.positions_BT, ForwardSpec())
     wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels_BT[:, 1:].flatten(), reduction="sum")
@@ -37,7 +38,7 @@ def test_a_head_that_is_no_plain_layer_gives_the_same_loss(model, monkeypatch: p
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     monkeypatch.setattr(loss, "is_plain", lambda head: False)
-    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", 4 * 512 * 3)
+    monkeypatch.setitem(chunked.CHUNK_BYTES, "cpu", 4 * 512 * 3)
     got = loss_sum(model, inputs, SPLIT)
     got.backward()
     assert torch.allclose(got, wanted, rtol=1e-6)
