@@ -40,11 +40,11 @@ def attach(model: Any, adapter: Adapter, initial_adapter: Path | None = None, te
             parameter.data = parameter.data.float()
     for module in attached.modules():
         if isinstance(module, LoraLayer):
-            _leave_casts_to_autocast(module)
+            leave_casts_to_autocast(module)
     return attached
 
 
-def _leave_casts_to_autocast(module: LoraLayer) -> None:
+def leave_casts_to_autocast(module: LoraLayer) -> None:
     """Under autocast an input in 16 bits goes into the product as it is; peft would make a copy of it in fp32, for the weights' sake,
     that autocast rounds back, and keep it for the backward pass."""
     cast = module._cast_input_dtype

@@ -15,7 +15,7 @@ from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.forward import ForwardSpec
 from axolotl_core.models.packing import packing_support
 from axolotl_core.models.quantize import keep_quantised, settings_of, untrue
-from axolotl_core.models.self_test import self_test, small_model, splits
+from axolotl_core.models.self_test import attention_of, self_test, small_model, splits
 from axolotl_core.models.weights import complete
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
@@ -26,12 +26,17 @@ RESIZE_SEED = 0
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, how it is run, its attention, and sentences about preferences of the machine section that were not met."""
+    """A model, how it is run, what its attention and kernels have to fit, and sentences about preferences that were not met."""
 
     model: PreTrainedModel
     spec: ForwardSpec
-    attention: str
+    need: Need
     notes: tuple[str, ...] = ()
+
+    @property
+    def attention(self) -> str:
+        """Its kind of attention."""
+        return attention_of(self.model)
 
 
 def device_of(machine: Machine) -> torch.device:
@@ -99,7 +104,7 @@ def load_model(
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
     notes = [note for note in (note, untrue(quantise, config)) if note]
-    return Loaded(model, replace(spec, split=splits(model, spec)), attention, tuple(notes))
+    return Loaded(model, replace(spec, split=splits(model, spec)), need, tuple(notes))
 
 
 def need_of(config: Any, device: torch.device, dtype: torch.dtype | None, *, packed: bool) -> Need:

@@ -36,7 +36,9 @@ def advice(strategy: Strategy | None, training: Training, machine: Machine) -> s
     remedies = []
     if machine.micro_batch_size > 1:
         remedies.append(f"machine.micro_batch_size: {machine.micro_batch_size // 2} halves what activations take")
-    if not machine.gradient_checkpointing:
+    if machine.gradient_checkpointing is True and strategy.device.type == "cuda":
+        remedies.append("machine.gradient_checkpointing: offload keeps those vectors in the machine's memory")
+    elif machine.gradient_checkpointing in (False, "selective"):
         remedies.append("machine.gradient_checkpointing: true leaves about a layer's activations and one vector a layer and token")
     if states > gradients and not OPTIMIZERS[training.optimizer].eight_bit:
         remedies.append(f"training.optimizer: paged_adamw_8bit saves {states * 3 / 4 / GIB:.2f} GiB")

@@ -16,8 +16,8 @@ from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.kernels.choose import choose_loss, replace_layers, unmet
 from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.compiler import COMPILER_ERRORS
-from axolotl_core.models.forward import ForwardSpec, unwrap
-from axolotl_core.models.load import Loaded, device_of, embedding_rows, load_model, need_of
+from axolotl_core.models.forward import ForwardSpec
+from axolotl_core.models.load import Loaded, device_of, embedding_rows, load_model
 from axolotl_core.models.precision import Precision, choose
 from axolotl_core.models.self_test import difference, self_test
 from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
@@ -80,11 +80,9 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
     here = loaded.model.device.type == device.type
     if data.packed and (here or loaded.attention in ON_ANY_DEVICE):  # else a small model has shown it
         self_test(loaded.model, loaded.spec, precision.autocast)
-    dtype = precision.autocast or (precision.trained if full else precision.frozen)
-    need = need_of(loaded.model.config, device, dtype, packed=data.packed)
     changed = partial(difference, loaded.model, loaded.spec, precision.autocast) if here else _unseen
-    notes = [*loaded.notes, *unmet(machine, need), *replace_layers(loaded.model, machine, need, changed)]
-    kernel, unlike = choose_loss(machine, need, partial(_unlike, loaded, precision, device))
+    notes = [*loaded.notes, *unmet(machine, loaded.need), *replace_layers(loaded.model, machine, loaded.need, changed)]
+    kernel, unlike = choose_loss(machine, loaded.need, partial(_unlike, loaded, precision, device))
     notes += unlike
     seed_everything(training.seed)
     model = loaded.model if full else lora.attach(loaded.model, adapter, initial_adapter, notes.append)
@@ -93,7 +91,7 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
     if machine.gradient_checkpointing:
         checkpoint_layers(model, selective=machine.gradient_checkpointing == "selective")
     if machine.torch_compile:
-        notes += compile_layers(loaded, machine)
+        notes += compile_layers(loaded.model, machine)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     offload = bool(machine.activation_offloading) or machine.gradient_checkpointing == "offload"
     return Ready(model, loaded.spec, loaded.attention, precision, device, trained, kernel, offload and device.type != "cpu", tuple(notes))
@@ -143,7 +141,7 @@ def unfreeze(model: Any, patterns: Sequence[str]) -> None:
         parameter.requires_grad = name in matched
 
 
-def compile_layers(loaded: Loaded, machine: Machine) -> tuple[str, ...]:
+def compile_layers(model: Any, machine: Machine) -> tuple[str, ...]:
     """Compile each decoder layer in place: they are alike, so one compilation serves all, and no name changes. With gradient
     checkpointing what is computed again is compiled, for around it a compiler gives up.
 
@@ -153,15 +151,15 @@ def compile_layers(loaded: Loaded, machine: Machine) -> tuple[str, ...]:
     settings = {"backend": machine.torch_compile_backend, "mode": machine.torch_compile_mode}
     settings = {name: value for name, value in settings.items() if value}
     try:
-        torch.compile(torch.neg, **settings)(torch.ones(2, device=loaded.model.device))
+        torch.compile(torch.neg, **settings)(torch.ones(2, device=model.device))
     except COMPILER_ERRORS as error:
         message = f"machine.torch_compile: does not work on this machine ({' '.join(str(error).split())[:120]})"
         if not machine.allow_fallback:
             raise MachineError(f"{message} (machine.allow_fallback is false)") from None
         return (f"{message}; the layers are not compiled",)
     compiled = cache(partial(torch.compile, **settings))
-    kinds = set(loaded.model._no_split_modules or ())
-    for module in unwrap(loaded.model).modules():
+    kinds = set(model._no_split_modules or ())
+    for module in model.modules():
         if type(module).__name__ in kinds:
             if getattr(module, "gradient_checkpointing", False):
                 module._gradient_checkpointing_func = partial(_checkpoint_compiled, module._gradient_checkpointing_func, compiled)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,23 +22,8 @@ from axolotl_core.models.forward import ForwardSpec, forward
 from axolotl_core.models.load import need_of
 from axolotl_core.models.self_test import self_test, small_model
 from axolotl_core.params.machine import Machine
+from tests.attention.families import FAMILIES, config_of
 from tests.rows_in_memory import CPU, LENGTHS, SPLIT, source
-
-SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-SMALL |= {"intermediate_size": 48, "head_dim": 8, "pad_token_id": 0}
-FAMILIES = {
-    "llama": {},
-    "mistral": {"sliding_window": 4},
-    "gemma2": {"sliding_window": 4, "attn_logit_softcapping": 2.0},
-    "gpt_oss": {"sliding_window": 4, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen3": {},
-}
-"""A window, a soft cap and a window, sinks and a window, normalised queries."""
-
-
-def config_of(family: str, **others: Any) -> Any:
-    shape = {name: size for name, size in SMALL.items() if (family, name) != ("falcon", "head_dim")}  # it has it from the others
-    return transformers.AutoConfig.for_model(family, **shape | FAMILIES.get(family, {}) | others)
 
 
 def model_of(config: Any, attention: str) -> Any:

@@ -13,8 +13,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from axolotl_core import lookup
 from axolotl_core.adapters import lora
 from axolotl_core.artifacts.manifest import artifact_digest
+from axolotl_core.attention.choose import KINDS, why_not
+from axolotl_core.kernels.choose import LAYERS, LOSSES
+from axolotl_core.models.forward import ForwardSpec
+from axolotl_core.models.load import need_of
+from axolotl_core.models.self_test import difference, self_test, small_model
+from axolotl_core.objectives.cross_entropy import chunk_body, kernel_difference, loss_and_slope
+from tests.attention.families import FAMILIES, config_of
 from tests.conftest import REPOSITORY, edit, stage
 
 if not torch.cuda.is_available():
@@ -88,7 +96,25 @@ def test_a_base_of_bf16_is_trained_exported_and_evaluated(base: Path, method: st
         assert (got - wanted).abs().max() < 0.1 * (effect - wanted).abs().max()
 
 
-@pytest.mark.parametrize("options", [("training.fp16=true",), ("training.bf16=full",), ("machine.gradient_checkpointing=true",)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("training.fp16=true",),
+        ("training.bf16=full",),
+        ("machine.gradient_checkpointing=true",),
+        ("machine.gradient_checkpointing=selective",),
+        ("machine.gradient_checkpointing=offload",),
+        ("machine.activation_offloading=true",),
+        ("machine.torch_compile=true", "packing.pad_to_sequence_len=true"),
+        ("machine.torch_compile=true", "machine.gradient_checkpointing=true"),
+        ("machine.flex_attention=true",),
+        ("machine.sdp_attention=true",),
+        ("machine.liger_rms_norm=true", "machine.liger_rope=true", "machine.liger_glu_activation=true"),
+        ("machine.liger_fused_linear_cross_entropy=true",),
+        ("machine.cut_cross_entropy=true",),
+    ],
+    ids=str,
+)
 def test_options_train(base: Path, options: tuple):
     stage("train", *options)
     assert metrics(base)["eval_loss_after"] < metrics(base)["eval_loss_before"] - 1
@@ -116,6 +142,42 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bytes(base: Path, method:
     stage("train", *options)
     assert (base / "artifacts" / "plots" / "eval.csv").read_text() == losses
     assert artifact_digest(base / "artifacts" / "adapter") == wanted
+
+
+@pytest.mark.parametrize("kind", [kind for kind in lookup.names(KINDS) if kind != "eager"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_kind_that_fits_equals_eager(family: str, kind: str):
+    """Logits and gradients under bf16 autocast, as in training, and in bf16; what does not fit says why."""
+    device = torch.device("cuda")
+    if reason := why_not(kind, need_of(config_of(family), device, torch.bfloat16, packed=True)):
+        assert reason
+        return
+    for dtype, autocast in ((torch.float32, torch.bfloat16), (torch.bfloat16, None)):
+        model = small_model(config_of(family, head_dim=64), kind, device, dtype)
+        assert model is not None
+        model.config.use_cache = False
+        self_test(model, ForwardSpec(), autocast, backward=True)
+
+
+@pytest.mark.parametrize("table", [LAYERS, LOSSES])
+def test_kernels_that_fit_give_what_pytorch_gives(table: str):
+    device = torch.device("cuda")
+    for name in lookup.names(table):
+        kernel = lookup.find(table, name, "kernel")
+        for dtype in (torch.float32, torch.bfloat16):
+            model = small_model(config_of("llama", head_dim=64), "sdpa", device, dtype)
+            assert model is not None
+            model.config.use_cache = False
+            if kernel.fits(need_of(model.config, device, dtype, packed=True)):
+                continue
+            if table == LOSSES:
+                assert kernel_difference(model, None, device, kernel.loss_sum) is None, name
+            else:
+                assert difference(model, ForwardSpec(), None, lambda: kernel.replace(model, device)) is None, name  # noqa: B023
+
+
+def test_the_output_layers_body_is_compiled():
+    assert chunk_body("cuda") is not loss_and_slope
 
 
 def test_packed_rows_change_no_loss(base: Path):

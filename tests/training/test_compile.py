@@ -11,7 +11,6 @@ from axolotl_core.attention.choose import backend
 from axolotl_core.batches.rows import RowSource
 from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.forward import ForwardSpec
-from axolotl_core.models.load import Loaded
 from axolotl_core.objectives.cross_entropy import loss_and_slope
 from axolotl_core.objectives.sft import Objective
 from axolotl_core.packing.plan import fit, lay_out
@@ -36,13 +35,12 @@ def objective(method: str, checkpointing: bool, compiled: bool) -> Objective:
     )
     model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
     model.config.use_cache = False
-    loaded = Loaded(model, ForwardSpec(split=True), "varlen")
     trained = lora.attach(model, Adapter(adapter="lora", lora_target_linear=True, lora_dropout=0.0)) if method == "lora" else model
     if checkpointing:
         checkpoint_layers(trained, selective=False)
     if compiled:
-        assert compile_layers(loaded, Machine(torch_compile=True)) == ()
-    return Objective(trained, loaded.spec).train()
+        assert compile_layers(model, Machine(torch_compile=True)) == ()
+    return Objective(trained, ForwardSpec(split=True)).train()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

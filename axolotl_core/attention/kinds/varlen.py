@@ -43,8 +43,11 @@ def kernel() -> Any | None:
 
 
 def inputs(laid: Laid) -> dict[str, Any]:
-    """Ends of the samples."""
-    return flash_inputs(laid)
+    """Ends of the samples, on the CPU where a loop in Python reads them."""
+    if laid.positions_BT.device.type == "cuda":
+        return flash_inputs(laid)
+    ends = torch.tensor([0, *laid.sequences.lengths]).cumsum(0)
+    return flash_inputs(laid._replace(sequences=laid.sequences._replace(cu_seqlens=ends)))
 
 
 def attention(
