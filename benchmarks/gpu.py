@@ -4,11 +4,11 @@
     python benchmarks/gpu.py --small            the same on small shapes, on a CPU too: does everything run?
 
     ceilings     copy and bf16 product of this card: what every other number is to be held against
-    attention    each kind that fits, forward and backward, at 4 k, 16 k and 64 k tokens of samples of 400 (benchmarks/attention.py)
-    head         the output layer and its loss by size of its chunks, compiled and not
     1 b, 8 b     a llama of 1 B (Llama 3.2's shape) full and LoRA, of 8 B LoRA and QLoRA, rows of 4,096 packed tokens: axolotl, with Liger's
                  kernels, compiled; the Trainer; TRL's SFTTrainer (benchmarks/sides.py)
-    resume       the same steps twice: are the weights the same to the bit, and if not, with which attention
+    repeat       the same steps twice: are all weights the same to the bit, and if not, with which attention
+    attention    each kind that fits, forward and backward, at 4 k, 16 k and 64 k tokens of samples of 400 (benchmarks/attention.py)
+    head         the output layer and its loss by size of its chunks, compiled and not
 
 Every part is a process of its own with a time limit; one that fails is kept with its text, one that there is no time for says so. MFU
 counts 6 N operations a token for full and 4 N for LoRA, N the weights in products of matrices, against the card's peak as its maker gives
@@ -137,10 +137,10 @@ def head(small: bool) -> list[dict[str, Any]]:
     states = torch.randn(count, features, device=device, dtype=dtype, requires_grad=True)
     weight = (torch.randn(words, features, device=device, dtype=dtype) * 0.02).requires_grad_()
     labels = torch.randint(words, (count,), device=device)
-    for compiled in (False, True):
-        body = cross_entropy.chunk_body("cuda" if compiled and device.type == "cuda" else "cpu")
-        if compiled and body is cross_entropy.loss_and_slope:
-            found.append({"compiled": True, "failed": "torch.compile does not work on this machine"})
+    plain, other = cross_entropy.loss_and_slope, cross_entropy.chunk_body(device.type)
+    for compiled, body in ((False, plain), (True, other)):
+        if compiled and body is plain:
+            found.append({"compiled": True, "failed": f"it is not compiled on this machine ({device.type})"})
             continue
         cross_entropy.chunk_body = lambda kind, body=body: body  # type: ignore[assignment]
         for power in (18, 20) if small else (26, 27, 28, 29, 30):
@@ -174,7 +174,7 @@ def attention(kind: str, small: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def resume(name: str, method: str) -> dict[str, Any]:
+def repeat(name: str, method: str) -> dict[str, Any]:
     """Whether the same steps end with the same weights, twice in one process."""
     from sides import ours
 
@@ -194,7 +194,7 @@ def matrix_weights(name: str) -> int:
 
 
 def one_side(run: Run, name: str, method: str, side: str) -> dict[str, Any]:
-    return medians(SETUPS[name], [measured(name, method, side, timeout_s=max(5.0, min(100.0, run.left())))])
+    return medians(SETUPS[name], [measured(name, method, side, timeout_s=max(5.0, min(60.0, run.left())))])
 
 
 def models(run: Run, name: str, method: str, sides: tuple[str, ...]) -> None:
@@ -212,17 +212,17 @@ def models(run: Run, name: str, method: str, sides: tuple[str, ...]) -> None:
 def main(small: bool, file: Path | None) -> None:
     run = Run(small, file, time.monotonic() + MOST_S)
     print(json.dumps(run.part("where", where)))
-    run.part("ceilings", lambda: run.in_process("ceilings", limit_s=60))
+    run.part("ceilings", lambda: run.in_process("ceilings", limit_s=40))
     kinds = ("varlen", "flash_attention_3", "flash_attention_2", "flex_attention", "xformers", "sdpa", "eager")
-    for kind in kinds:
-        run.part(f"attention {kind}", lambda kind=kind: run.in_process("attention", kind, limit_s=45))
-    run.part("head", lambda: run.in_process("head", limit_s=60))
     big = (("tiny", ("lora", "full", "qlora")),) if small else (("llama-1b", ("lora", "full")), ("llama-8b", ("lora", "qlora")))
     for name, methods in big:
         for method in methods:
             models(run, name, method, SIDES if name != "llama-8b" else ("axolotl, kernels", "TRL", "Trainer"))
     for method in ("lora", "full"):
-        run.part(f"resume {method}", lambda method=method: run.in_process("resume", "tiny" if small else "llama-1b", method))
+        run.part(f"repeat {method}", lambda method=method: run.in_process("repeat", "tiny" if small else "llama-1b", method, limit_s=60))
+    for kind in kinds:
+        run.part(f"attention {kind}", lambda kind=kind: run.in_process("attention", kind, limit_s=30))
+    run.part("head", lambda: run.in_process("head", limit_s=40))
     shown(run.results)
 
 
@@ -257,7 +257,7 @@ def shown(results: dict[str, Any]) -> None:
         rows.append([name, *words, *speeds, f"{one['spread']:.2f}", one["attention"]])
     table(["model", "method", "side", "tokens/s", "target tokens/s", "MFU", "peak GiB", "max ÷ min", "attention"], rows)
     for part, one in results.items():
-        if part.startswith("resume"):
+        if part.startswith("repeat"):
             print(f"\n{part}: " + (one.get("failed") or f"{'the same' if one['same'] else 'other'} weights, {one['attention']} attention"))
 
 
@@ -265,7 +265,7 @@ PARTS: dict[str, Callable[..., Any]] = {
     "ceilings": lambda small: ceilings(small),
     "head": lambda small: head(small),
     "attention": lambda small, kind: attention(kind, small),
-    "resume": lambda small, name, method: resume(name, method),
+    "repeat": lambda small, name, method: repeat(name, method),
 }
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Needs torch, transformers, accelerate, peft, pyarrow, xxhash and pydantic; bitsa
 """
 
 import argparse
+import hashlib
 import json
 import resource
 import sys
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -166,14 +168,13 @@ def ours(name: str, method: str, options: dict[str, Any] | None = None) -> dict[
     from axolotl_core.models.load import need_of
     from axolotl_core.models.precision import Precision
     from axolotl_core.models.self_test import difference, splits
-    from axolotl_core.objectives.cross_entropy import kernel_difference
     from axolotl_core.objectives.sft import Objective
     from axolotl_core.optim.groups import set_lr_and_betas
     from axolotl_core.optim.optimizers import make_optimizer
     from axolotl_core.params.adapter import Adapter
     from axolotl_core.params.machine import Machine
     from axolotl_core.params.training import Training
-    from axolotl_core.training.setup import compile_layers
+    from axolotl_core.training.setup import compile_layers, unlike_pytorch
     from axolotl_core.training.step import train_step
 
     setup, rows, device = SETUPS[name], rows_of(name), device_of()
@@ -189,14 +190,13 @@ def ours(name: str, method: str, options: dict[str, Any] | None = None) -> dict[
     need = need_of(inner.config, device, autocast or torch.float32, packed=True)
     notes = [*([note] if note else []), *unmet(machine, need)]
     notes += replace_layers(inner, machine, need, lambda change: difference(inner, spec, autocast, change))
-    kernel, more = choose_loss(machine, need, lambda kernel: kernel_difference(inner, autocast, device, kernel))
-    for module in model.modules():
-        if isinstance(module, lora.LoraLayer):
-            lora.leave_casts_to_autocast(module)
+    kernel, more = choose_loss(machine, need, partial(unlike_pytorch, model, spec, autocast, device))
+    if autocast:
+        lora.leave_casts_to_autocast(model)
     if machine.gradient_checkpointing:
         checkpoint_layers(model, selective=machine.gradient_checkpointing == "selective")
     if machine.torch_compile:
-        notes += compile_layers(inner, machine)
+        notes += compile_layers(inner, machine, device)
     strategy = start_strategy(
         machine, Precision("", torch.float32, torch.float32, autocast), ROOT, device=device, max_grad_norm=1.0, model=inner
     )
@@ -211,14 +211,18 @@ def ours(name: str, method: str, options: dict[str, Any] | None = None) -> dict[
         if waiting is not None or report.on_device is None:
             found.append((waiting or report).result())
         waiting = report if report.on_device is not None else None
+        if device.type == "cuda":  # as the other sides are timed; a run waits for the step before only
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
         tokens.append(sum(rows.batch([row]).ids_BT.numel() for row in chosen))
         trained.append(rows.targets(chosen))
     if waiting is not None:
         found.append(waiting.result())
-    weights = [parameter.detach().flatten()[:4096].float().cpu() for parameter in model.parameters() if parameter.requires_grad]
-    digest = float(torch.cat(weights).double().sum())
-    facts = {"attention": attention, "notes": [*notes, *more], "weights": digest.hex()}
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    facts = {"attention": attention, "notes": [*notes, *more], "weights": digest.hexdigest()}
     return {"losses": [one.loss for one in found], "seconds": seconds, "tokens": tokens, "trained": trained} | facts
 
 

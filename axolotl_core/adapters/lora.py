@@ -38,21 +38,15 @@ def attach(model: Any, adapter: Adapter, initial_adapter: Path | None = None, te
     for parameter in attached.parameters():
         if parameter.requires_grad:  # bf16 would round most updates of lora_modules_to_save away
             parameter.data = parameter.data.float()
-    for module in attached.modules():
-        if isinstance(module, LoraLayer):
-            leave_casts_to_autocast(module)
     return attached
 
 
-def leave_casts_to_autocast(module: LoraLayer) -> None:
-    """Under autocast an input in 16 bits goes into the product as it is; peft would make a copy of it in fp32, for the weights' sake,
-    that autocast rounds back, and keep it for the backward pass."""
-    cast = module._cast_input_dtype
-
-    def cast_outside_autocast(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return states if torch.is_autocast_enabled(states.device.type) else cast(states, dtype)
-
-    module._cast_input_dtype = cast_outside_autocast
+def leave_casts_to_autocast(attached: Any) -> None:
+    """For a model that always runs under autocast: an input in 16 bits goes into the product as it is. peft would make a copy of it in
+    fp32, for the weights' sake, that autocast rounds back, and keep it for the backward pass."""
+    for module in attached.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def _renamed(model: Any, adapter: Adapter, tell: Callable[[str], None]) -> Adapter:

@@ -2,6 +2,7 @@
 
     OPTION        its switch in the machine section, None for one that has none
     PREFERENCE    the higher, the sooner it is taken where nothing else is requested
+    OPERATORS     parts of the names of its operators, whose results selective checkpointing keeps
     fits(need)    None, or why not
     inputs(laid)  arguments that the model is called with beside ids and positions
 

@@ -4,24 +4,30 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from axolotl_core.attention.laid import Laid
 from axolotl_core.attention.need import Need
 
 MOST_FEATURES = 256
 """Of a head, in the kernels of flash attention 2 and 3 and in torch's."""
+INSTALLED_BY = {
+    "flash_attn": "pip install 'axolotl[flash-attn]'",
+    "flash_attn_interface": "it is built from the folder hopper of flash-attention",
+}
+"""What is imported → what brings it along."""
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 def lacks(need: Need, *, package: str | None, least: tuple[int, int]) -> str | None:
-    """Why flash attention does not fit, None where it does. package: what has to be installed; least: compute capability.
+    """Why flash attention does not fit, None where it does. package: what is imported; least: compute capability.
 
-    Installed only as `kernels`, which fetches it from the hub, it has to be asked for.
+    Where Hugging Face's package `kernels` is all there is, which fetches it from the hub, it has to be asked for.
     """
     if need.device.type != "cuda":
         return f"it runs on a GPU, not on {need.device.type}"
     if package and find_spec(package) is None and not (need.requested and find_spec("kernels")):
-        return "flash-attn is not installed; pip install 'axolotl[flash-attn]'"
+        return f"{package} is not installed; {INSTALLED_BY[package]}"
     if need.capability < least:
         return f"it wants a GPU of compute capability {'.'.join(map(str, least))} or newer"
     if package and not getattr(need.model_class, "_supports_flash_attn", False):
@@ -33,6 +39,12 @@ def lacks(need: Need, *, package: str | None, least: tuple[int, int]) -> str | N
     if need.head_size > MOST_FEATURES:
         return f"heads have {need.head_size} features, it has room for {MOST_FEATURES}"
     return "samples are cut into chunks" if need.chunk else None
+
+
+def forward_dtype(query: Tensor) -> torch.dtype:
+    """What a kernel computes in: norms of queries and keys with weights in fp32 give fp32 under autocast."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
 
 
 def flash_inputs(laid: Laid) -> dict[str, Any]:

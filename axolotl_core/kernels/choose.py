@@ -16,8 +16,8 @@ from torch import Tensor
 
 from axolotl_core import lookup
 from axolotl_core.attention.need import Need
-from axolotl_core.errors import ModelError
-from axolotl_core.kernels.replace import put_back
+from axolotl_core.errors import ModelError, foreign
+from axolotl_core.kernels.replace import bound, put_back
 from axolotl_core.params.machine import Machine
 
 LAYERS = "axolotl_core.kernels.layers"
@@ -58,26 +58,34 @@ def replace_layers(model: Any, machine: Machine, need: Need, difference: Callabl
     for option, kernel in requested(machine, LAYERS):
         if kernel.fits(need) is not None:
             continue  # `unmet` says so
-        replaced: list[Any] = []
-        wrong = difference(lambda kernel=kernel, replaced=replaced: replaced.extend(kernel.replace(model, need.device)))
+        before, replaced = bound(model), []
+        try:
+            with foreign(ModelError):  # a kernel that does not compile here, a package that has moved what it had
+                wrong = difference(lambda kernel=kernel, replaced=replaced: replaced.extend(kernel.replace(model, need.device)))
+        except ModelError as error:
+            wrong = f"it does not run here ({error})"
         if wrong or not replaced:
-            put_back(replaced)
+            put_back(model, before)
             notes.append(instead(machine, LAYERS, option, wrong or f"{type(model).__name__} has no layer that it computes"))
     return notes
 
 
 def choose_loss(
-    machine: Machine, need: Need, difference: Callable[[Callable[..., Tensor]], str | None]
+    machine: Machine, need: Need, difference: Callable[[ModuleType], str | None]
 ) -> tuple[Callable[..., Tensor] | None, list[str]]:
     """The loss kernel that is taken, None for PyTorch, and a sentence for each that does not give what PyTorch gives.
 
-    difference: how a kernel's numbers differ, None where they do not.
+    difference: how the numbers of a kernel's file differ, None where they do not.
     """
     notes = []
     for option, kernel in requested(machine, LOSSES):
         if kernel.fits(need) is not None:
             continue
-        wrong = difference(kernel.loss_sum)
+        try:
+            with foreign(ModelError):
+                wrong = difference(kernel)
+        except ModelError as error:
+            wrong = f"it does not run here ({error})"
         if wrong is None:
             return kernel.loss_sum, notes
         notes.append(instead(machine, LOSSES, option, wrong))

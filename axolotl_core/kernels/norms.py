@@ -11,16 +11,21 @@ from torch import Tensor, nn
 
 from axolotl_core.kernels.replace import Forward, replace_each
 
+Kernel = Callable[[Tensor, nn.Parameter, float], Tensor]
+"""(states, weight, ε) → states."""
 
-def replace_norms(
-    model: nn.Module, kernels: Sequence[Callable[[Tensor, nn.Parameter, float], Tensor]], device: torch.device
-) -> list[nn.Module]:
-    """Let each RMS norm run the first kernel that gives the same; which do. kernels: functions of states, weight and ε."""
 
-    def candidates(module: Any) -> list[Forward]:
-        return [lambda states, kernel=kernel: kernel(states, module.weight, _epsilon(module)) for kernel in kernels]
+def replace_norms(model: nn.Module, kernels: Sequence[Kernel], device: torch.device) -> list[nn.Module]:
+    """Let each RMS norm run the first kernel that gives the same; which do."""
+    forwards = [_forward_of(kernel) for kernel in kernels]
+    return replace_each(model, _norms(model), lambda _: forwards, lambda module: len(module.weight), device)
 
-    return replace_each(_norms(model), candidates, lambda module: len(module.weight), device)
+
+def _forward_of(kernel: Kernel) -> Forward:
+    def forward(module: Any, hidden_states: Tensor) -> Tensor:
+        return kernel(hidden_states, module.weight, _epsilon(module))
+
+    return forward
 
 
 def _norms(model: nn.Module) -> Iterator[nn.Module]:

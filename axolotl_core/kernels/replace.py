@@ -1,52 +1,57 @@
 """A module's forward pass replaced by another that gives the same, and put back.
 
-No class is changed: the other forward pass is an attribute of the one module.
+No class is changed: the other forward pass is bound to the one module, and to its copy where peft makes one (lora_modules_to_save).
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Forward = Callable[..., Any]
+Forward = Callable[[Any, Tensor], Tensor]
+"""(module, states) → what the module makes of them."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Of a layer's output, as a share of its largest."""
 
 
 def replace_each(
-    modules: Iterator[nn.Module],
-    candidates: Callable[[nn.Module], Sequence[Forward]],
-    width: Callable[[nn.Module], int],
-    device: torch.device,
+    model: Any, modules: Iterable[Any], forwards: Callable[[Any], Sequence[Forward]], width: Callable[[Any], int], device: torch.device
 ) -> list[nn.Module]:
-    """Give each module the first of its candidates that makes of random states what the module makes of them; which got one.
+    """Give each module the first of other forward passes that makes of random states what the module makes of them; which got one.
 
-    candidates: other forward passes for a module, of the states alone; width: features of its states; device: where it will run.
+    model: whose modules they are; width: features of a module's states; device: where the model will run.
     """
     replaced = []
-    for module in modules:
-        tried = module if next(module.parameters()).device.type == device.type else copy.deepcopy(module).to(device)
-        chosen = next((i for i, candidate in enumerate(candidates(tried)) if _same(tried, candidate, width(module))), None)
-        if chosen is not None:
-            module.forward = candidates(module)[chosen]  # type: ignore[method-assign]
-            replaced.append(module)
+    here = model.device.type == device.type
+    for module in list(modules):
+        tried = module if here else copy.deepcopy(module).to(device)
+        states = torch.randn(1, 3, width(module), generator=torch.Generator().manual_seed(0)).to(device, model.dtype)
+        for forward in forwards(module):
+            if _same(tried, forward, states):
+                module.forward = MethodType(forward, module)
+                replaced.append(module)
+                break
     return replaced
 
 
 @torch.no_grad()
-def _same(module: nn.Module, candidate: Forward, width: int) -> bool:
-    weight = next(module.parameters())
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(1, 3, width, generator=generator).to(weight.device, weight.dtype)
-    wanted: Tensor = module(states)
-    got: Tensor = candidate(states)
-    close = TOLERANCE.get(weight.dtype, 2e-2) * float(wanted.abs().max())
+def _same(module: Any, forward: Forward, states: Tensor) -> bool:
+    wanted, got = module(states), forward(module, states)
+    close = TOLERANCE.get(states.dtype, 2e-2) * float(wanted.abs().max())
     return got.shape == wanted.shape and got.dtype == wanted.dtype and bool(((got - wanted).abs() <= close).all())
 
 
-def put_back(replaced: Sequence[nn.Module]) -> None:
-    """These modules' own forward passes again."""
-    for module in replaced:
-        del module.forward
+def put_back(model: nn.Module, before: dict[nn.Module, Any]) -> None:
+    """The forward passes that modules had before, as `bound` gave them."""
+    for module in model.modules():
+        module.__dict__.pop("forward", None)
+        if module in before:
+            module.forward = before[module]
+
+
+def bound(model: nn.Module) -> dict[nn.Module, Any]:
+    """Modules with another forward pass than their class's."""
+    return {module: module.__dict__["forward"] for module in model.modules() if "forward" in module.__dict__}

@@ -31,6 +31,8 @@ class Loaded:
     model: PreTrainedModel
     spec: ForwardSpec
     need: Need
+    compared: bool = False
+    """Whether its attention was compared with eager attention, on a small model."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -52,8 +54,10 @@ def device_of(machine: Machine) -> torch.device:
 
 
 def _own_gpu() -> torch.device:
-    """Of this process, when torchrun has started several."""
-    return torch.device("cuda", world.local_rank())
+    """Of this process, when torchrun has started several; and the current one, which triton launches kernels on."""
+    device = torch.device("cuda", world.local_rank())
+    torch.cuda.set_device(device)
+    return device
 
 
 def load_model(
@@ -88,7 +92,8 @@ def load_model(
     need = need_of(config, device, autocast or dtype, packed=packed)
     attention, note = choose(machine, need)
     spec = ForwardSpec(support.method or "positions")
-    if packed and (small := small_model(config, attention, device, torch.float32 if autocast else need.dtype)):
+    small = small_model(config, attention, device, torch.float32 if autocast else need.dtype) if packed else None
+    if small is not None:
         small.config.use_cache = False
         self_test(small, spec, autocast, backward=True)
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
@@ -104,7 +109,7 @@ def load_model(
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
     notes = [note for note in (note, untrue(quantise, config)) if note]
-    return Loaded(model, replace(spec, split=splits(model, spec)), need, tuple(notes))
+    return Loaded(model, replace(spec, split=splits(model, spec)), need, small is not None, tuple(notes))
 
 
 def need_of(config: Any, device: torch.device, dtype: torch.dtype | None, *, packed: bool) -> Need:

@@ -189,7 +189,8 @@ def chunk_body(kind: str) -> Body:
         return loss_and_slope
     compiled: Body = torch.compile(loss_and_slope, dynamic=True)
     try:
-        compiled(torch.zeros(2, 16, device=kind), torch.zeros(2, dtype=torch.long, device=kind), True, False)
+        for dtype in (torch.float32, torch.bfloat16):
+            compiled(torch.zeros(2, 16, device=kind, dtype=dtype), torch.zeros(2, dtype=torch.long, device=kind), True, False)
     except COMPILER_ERRORS:
         return loss_and_slope
     return compiled

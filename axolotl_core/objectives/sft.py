@@ -45,7 +45,7 @@ class Objective(torch.nn.Module):
                 return token_losses(self.model, inputs, self.spec)
             if self.neftune:
                 self.neftune.positions_BT = inputs.positions_BT
-            with offloaded(self.model, inputs.ids_BT.device) if self.offload else nullcontext():
+            with offloaded(self.model, inputs.ids_BT.device, inputs.ids_BT.numel()) if self.offload else nullcontext():
                 return loss_sum(self.model, inputs, self.spec, self.kernel)
 
 

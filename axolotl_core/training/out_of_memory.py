@@ -13,7 +13,8 @@ from axolotl_core.params.optimizers import OPTIMIZERS
 from axolotl_core.params.training import Training
 
 GIB = 2**30
-CPU_ALLOCATOR = "DefaultCPUAllocator"
+SIGNS = ("DefaultCPUAllocator", "CUDA error: out of memory", "cudaHostAlloc")
+"""Of an error without a class of its own: torch's allocator of the CPU, and of pinned memory."""
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def explained(training: Training, machine: Machine, strategy: Callable[[], Strat
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and CPU_ALLOCATOR not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in SIGNS):
             raise
         raise MachineError(f"memory ran out: {advice(strategy(), training, machine)}") from None
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,12 +17,12 @@ from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.kernels.choose import choose_loss, replace_layers, unmet
 from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.compiler import COMPILER_ERRORS
-from axolotl_core.models.forward import ForwardSpec
-from axolotl_core.models.load import Loaded, device_of, embedding_rows, load_model
+from axolotl_core.models.forward import ForwardSpec, unwrap
+from axolotl_core.models.load import device_of, embedding_rows, load_model
 from axolotl_core.models.precision import Precision, choose
 from axolotl_core.models.self_test import difference, self_test
 from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
-from axolotl_core.objectives.cross_entropy import Kernel, kernel_difference
+from axolotl_core.objectives.cross_entropy import Kernel, chunk_body, head_of, kernel_difference, loss_and_slope
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
 from axolotl_core.training.config import TrainConfig
@@ -79,19 +80,23 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
     )
     here = loaded.model.device.type == device.type
     if data.packed and (here or loaded.attention in ON_ANY_DEVICE):  # else a small model has shown it
-        self_test(loaded.model, loaded.spec, precision.autocast)
+        self_test(loaded.model, loaded.spec, precision.autocast, eager=not loaded.compared)
     changed = partial(difference, loaded.model, loaded.spec, precision.autocast) if here else _unseen
     notes = [*loaded.notes, *unmet(machine, loaded.need), *replace_layers(loaded.model, machine, loaded.need, changed)]
-    kernel, unlike = choose_loss(machine, loaded.need, partial(_unlike, loaded, precision, device))
-    notes += unlike
     seed_everything(training.seed)
     model = loaded.model if full else lora.attach(loaded.model, adapter, initial_adapter, notes.append)
+    if precision.autocast and not full:
+        lora.leave_casts_to_autocast(model)
     if training.unfrozen_parameters:
         unfreeze(model, training.unfrozen_parameters)
     if machine.gradient_checkpointing:
         checkpoint_layers(model, selective=machine.gradient_checkpointing == "selective")
     if machine.torch_compile:
-        notes += compile_layers(loaded.model, machine)
+        notes += compile_layers(loaded.model, machine, device)
+    kernel, unlike = choose_loss(machine, loaded.need, partial(unlike_pytorch, model, loaded.spec, precision.autocast, device))
+    notes += unlike
+    if chunk_body(device.type) is loss_and_slope and device.type == "cuda":
+        notes.append("the loss is not compiled: torch.compile does not work on this machine; it takes more time and the same memory")
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     offload = bool(machine.activation_offloading) or machine.gradient_checkpointing == "offload"
     return Ready(model, loaded.spec, loaded.attention, precision, device, trained, kernel, offload and device.type != "cpu", tuple(notes))
@@ -102,11 +107,13 @@ def _unseen(change: Callable[[], object]) -> None:
     change()
 
 
-def _unlike(loaded: Loaded, precision: Precision, device: torch.device, kernel: Kernel) -> str | None:
+def unlike_pytorch(model: Any, spec: ForwardSpec, autocast: torch.dtype | None, device: torch.device, kernel: ModuleType) -> str | None:
     """How a kernel of the loss is another than PyTorch, None where it is not."""
-    if not loaded.spec.split:
-        return f"{type(loaded.model).__name__} does more to its logits than its output layer"
-    return kernel_difference(loaded.model, precision.autocast, device, kernel)
+    if not spec.split:
+        return f"{type(unwrap(model)).__name__} does more to its logits than its output layer"
+    if head_of(model).weight.requires_grad and (reason := getattr(kernel, "FROZEN_ONLY", None)):
+        return str(reason)
+    return kernel_difference(model, autocast, device, kernel.loss_sum)
 
 
 def _check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path | None) -> None:
@@ -141,7 +148,7 @@ def unfreeze(model: Any, patterns: Sequence[str]) -> None:
         parameter.requires_grad = name in matched
 
 
-def compile_layers(model: Any, machine: Machine) -> tuple[str, ...]:
+def compile_layers(model: Any, machine: Machine, device: torch.device) -> tuple[str, ...]:
     """Compile each decoder layer in place: they are alike, so one compilation serves all, and no name changes. With gradient
     checkpointing what is computed again is compiled, for around it a compiler gives up.
 
@@ -151,7 +158,7 @@ def compile_layers(model: Any, machine: Machine) -> tuple[str, ...]:
     settings = {"backend": machine.torch_compile_backend, "mode": machine.torch_compile_mode}
     settings = {name: value for name, value in settings.items() if value}
     try:
-        torch.compile(torch.neg, **settings)(torch.ones(2, device=model.device))
+        torch.compile(torch.neg, **settings)(torch.ones(2, device=device))
     except COMPILER_ERRORS as error:
         message = f"machine.torch_compile: does not work on this machine ({' '.join(str(error).split())[:120]})"
         if not machine.allow_fallback:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,14 +121,26 @@ LIES = {
 }
 
 
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("lie", LIES)
-def test_a_backend_that_is_wrong_is_found(lie: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_backend_that_is_wrong_is_found(lie: str, autocast: torch.dtype | None, monkeypatch: pytest.MonkeyPatch):
     family, wrapped, message = LIES[lie]
     model = model_of(config_of(family), "varlen")
-    self_test(model, ForwardSpec(), backward=True)
+    self_test(model, ForwardSpec(), autocast, backward=True)
     monkeypatch.setattr(varlen, "_by_sample", wrapped(varlen._by_sample))
     with pytest.raises(ModelError, match=message):
-        self_test(model, ForwardSpec(), backward=True)
+        self_test(model, ForwardSpec(), autocast, backward=True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_experts_in_sixteen_bits_raise_no_false_alarm(seed: int):
+    """A routing that a rounding turns over is no other attention."""
+    config = config_of("gpt_oss", num_local_experts=32, num_experts_per_tok=4)
+    torch.manual_seed(seed)
+    self_test(small_model(config, "varlen", CPU, torch.bfloat16), ForwardSpec(), backward=True)
+    whole = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="varlen", dtype=torch.bfloat16)
+    whole.config.use_cache = False
+    self_test(whole, ForwardSpec(), eager=False)
 
 
 def test_a_model_called_past_our_forward_says_so():
@@ -236,10 +249,10 @@ def test_what_fits_a_gpu():
     assert choose(Machine(), on_gpu("mistral"))[0] == "varlen"
     assert varlen.fits(on_gpu(attention_dropout=0.1)) == "it has no soft caps, sinks or dropout on a GPU"
     assert "heads have 512 features" in str(varlen.fits(on_gpu(head_dim=512)))
-    assert "flash-attn is not installed" in str(lacks(on_gpu(), package="flash_attn", least=(8, 0)))
+    assert "flash_attn is not installed" in str(lacks(on_gpu(), package="flash_attn", least=(8, 0)))
     taken, note = choose(Machine(flash_attention=True), on_gpu())
     assert taken == "varlen"
-    assert "flash-attn is not installed; pip install 'axolotl[flash-attn]'; varlen is taken" in str(note)
+    assert "flash_attn_interface is not installed; it is built from the folder hopper of flash-attention; varlen is taken" in str(note)
     assert choose(Machine(), on_gpu("falcon"))[0] == "sdpa"
 
 
@@ -253,4 +266,6 @@ def test_flash_attention_of_the_hub_has_to_be_asked_for(monkeypatch: pytest.Monk
 def test_either_kind_of_one_switch_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("axolotl_core.attention.flash.find_spec", lambda name: SimpleNamespace() if name == "flash_attn" else None)
     assert choose(Machine(flash_attention=True), on_gpu()) == ("flash_attention_2", None)
-    assert choosing.why_not("flash_attention_3", on_gpu()) == "flash-attn is not installed; pip install 'axolotl[flash-attn]'"
+    assert choosing.why_not("flash_attention_3", on_gpu()) == (
+        "flash_attn_interface is not installed; it is built from the folder hopper of flash-attention"
+    )

@@ -412,7 +412,7 @@ def test_check_says_what_is_taken_in_the_place_of_a_preference(project: Path, mo
     monkeypatch.setenv("NETRC", str(project / "none"))
     options = ("machine.flash_attention=true", "machine.liger_rope=true", "tracking.wandb_project=x")
     told = call("check", *(word for option in options for word in ("--set", option)))
-    assert "  machine.liger_rope: not built yet" in told
+    assert "  machine.liger_rope: it runs on a GPU, not on cpu" in told
     assert "  machine: flash_attention_3 attention does not fit: it runs on a GPU, not on cpu; varlen is taken" in told
     assert told.endswith("  this machine: varlen attention on cpu\n")
     assert "  tracking: this machine is not logged in to W&B" in told

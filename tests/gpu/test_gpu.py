@@ -28,6 +28,8 @@ from tests.conftest import REPOSITORY, edit, stage
 if not torch.cuda.is_available():
     pytest.skip("no GPU on this machine", allow_module_level=True)
 
+MUST_FIT = {"gemma2": {"flex_attention"}, "gpt_oss": {"flex_attention"}, "": {"flex_attention", "varlen", "sdpa"}}
+"""Family → kinds that every GPU from Ampere on has."""
 LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
 METHODS = {
     "full": ("training.learning_rate=1e-3",),
@@ -116,7 +118,7 @@ def test_a_base_of_bf16_is_trained_exported_and_evaluated(base: Path, method: st
     ids=str,
 )
 def test_options_train(base: Path, options: tuple):
-    stage("train", *options)
+    stage("train", "machine.allow_fallback=false", *options)
     assert metrics(base)["eval_loss_after"] < metrics(base)["eval_loss_before"] - 1
 
 
@@ -150,8 +152,8 @@ def test_every_kind_that_fits_equals_eager(family: str, kind: str):
     """Logits and gradients under bf16 autocast, as in training, and in bf16; what does not fit says why."""
     device = torch.device("cuda")
     if reason := why_not(kind, need_of(config_of(family), device, torch.bfloat16, packed=True)):
-        assert reason
-        return
+        assert kind not in MUST_FIT.get(family, MUST_FIT[""]), reason
+        pytest.skip(f"{kind}: {reason}")
     for dtype, autocast in ((torch.float32, torch.bfloat16), (torch.bfloat16, None)):
         model = small_model(config_of(family, head_dim=64), kind, device, dtype)
         assert model is not None
@@ -173,7 +175,9 @@ def test_kernels_that_fit_give_what_pytorch_gives(table: str):
             if table == LOSSES:
                 assert kernel_difference(model, None, device, kernel.loss_sum) is None, name
             else:
-                assert difference(model, ForwardSpec(), None, lambda: kernel.replace(model, device)) is None, name  # noqa: B023
+                replaced: list = []
+                assert difference(model, ForwardSpec(), None, lambda: replaced.extend(kernel.replace(model, device))) is None, name  # noqa: B023
+                assert replaced, name
 
 
 def test_the_output_layers_body_is_compiled():

@@ -17,13 +17,18 @@ import triton
 import triton.language as tl
 
 from axolotl_core import lookup
+from axolotl_core.adapters import lora
 from axolotl_core.attention.choose import backend
 from axolotl_core.kernels.choose import LAYERS, LOSSES
+from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.forward import ForwardSpec
 from axolotl_core.models.load import need_of
 from axolotl_core.models.self_test import difference, small_model
 from axolotl_core.objectives.cross_entropy import kernel_difference
+from axolotl_core.objectives.sft import Objective
+from axolotl_core.params.adapter import Adapter
 from tests.conftest import stage
+from tests.rows_in_memory import LENGTHS, source
 
 CPU = torch.device("cpu")
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -60,6 +65,7 @@ def model_of(family: str, dtype: torch.dtype) -> Any:
     model = small_model(config, "varlen", CPU, dtype)
     assert model is not None
     model.config.use_cache = False
+    torch.manual_seed(1)
     for parameter in model.parameters():  # norms that are told apart by their weights
         if parameter.ndim == 1:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -77,6 +83,35 @@ def layers(name: str) -> dict[str, Any]:
             wrong = difference(model, ForwardSpec(), None, lambda: replaced.extend(kernel.replace(model, CPU)))  # noqa: B023
             found[f"{family} {dtype}"] = [len(replaced), wrong]
     return found
+
+
+def with_selective_checkpointing() -> float:
+    """Largest difference of gradients, as a share, of all layer kernels under selective checkpointing, from none of either."""
+    found = []
+    for kernels in (False, True):
+        model = model_of("llama", torch.float32)
+        if kernels:
+            for name in ("liger_rms_norm", "liger_glu_activation", "liger_rope"):
+                assert lookup.find(LAYERS, name, "kernel").replace(model, CPU)
+            checkpoint_layers(model, selective=True)
+        inputs = source(LENGTHS).batch([0, 1]).place(CPU)
+        inputs = inputs._replace(ids_BT=inputs.ids_BT % 128, labels_N=inputs.labels_N % 128)
+        Objective(model, ForwardSpec(split=True)).train()(inputs).backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    return float((found[0] - found[1]).abs().max() / found[0].abs().max())
+
+
+def copied_by_peft() -> list[str]:
+    """Copies of modules that peft trains beside the model (lora_modules_to_save) and that get no gradient, though they run a kernel."""
+    model = model_of("llama", torch.float32)
+    for name in ("liger_rms_norm", "liger_glu_activation"):
+        assert lookup.find(LAYERS, name, "kernel").replace(model, CPU)
+    adapter = Adapter(adapter="lora", lora_target_modules=["q_proj"], lora_modules_to_save=["input_layernorm", "mlp"])
+    attached = lora.attach(model, adapter).train()
+    inputs = source(LENGTHS).batch([0]).place(CPU)
+    inputs = inputs._replace(ids_BT=inputs.ids_BT % 128, labels_N=inputs.labels_N % 128)
+    Objective(attached, ForwardSpec(split=True)).train()(inputs).backward()
+    return [name for name, parameter in attached.named_parameters() if "modules_to_save" in name and parameter.grad is None]
 
 
 def losses(name: str) -> dict[str, Any]:
@@ -108,4 +143,5 @@ if __name__ == "__main__":
         print(json.dumps(trained()))
     else:
         tables = (LAYERS, layers), (LOSSES, losses)
-        print(json.dumps({name: run(name) for table, run in tables for name in lookup.names(table) if not name.startswith("flash")}))
+        found = {name: run(name) for table, run in tables for name in lookup.names(table) if not name.startswith("flash")}
+        print(json.dumps(found | {"selective": with_selective_checkpointing(), "copied": copied_by_peft()}))

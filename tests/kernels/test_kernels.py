@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from axolotl_core import lookup
 from axolotl_core.errors import ModelError
 from axolotl_core.kernels.choose import LAYERS, LOSSES, choose_loss, replace_layers, requested, unmet
 from axolotl_core.kernels.layers import liger_rms_norm
-from axolotl_core.kernels.losses import liger_cross_entropy
+from axolotl_core.kernels.losses import cut_cross_entropy, liger_cross_entropy
+from axolotl_core.kernels.replace import replace_each
 from axolotl_core.kernels.triton import INTERPRETER
 from axolotl_core.models.forward import ForwardSpec
-from axolotl_core.models.load import need_of
+from axolotl_core.models.load import load_model, need_of
 from axolotl_core.models.self_test import difference
 from axolotl_core.objectives.cross_entropy import kernel_difference
 from axolotl_core.params.fallbacks import KERNELS
 from axolotl_core.params.machine import Machine
+from axolotl_core.params.model import Model
+from axolotl_core.training.setup import unlike_pytorch
 from tests.cli.test_cli import call
 from tests.conftest import REPOSITORY
 
@@ -56,6 +60,15 @@ def test_layers_of_a_kernel_equal_those_of_pytorch(kernels: dict[str, Any]):
     for name, counts in REPLACED.items():
         assert {key.split()[0]: count for key, (count, _) in kernels[name].items()} == counts
         assert [wrong for _, wrong in kernels[name].values() if wrong] == []
+
+
+def test_under_selective_checkpointing_the_gradients_are_the_same(kernels: dict[str, Any]):
+    """A kernel that writes in place would write twice into what is kept."""
+    assert kernels["selective"] < 1e-5
+
+
+def test_copies_that_peft_makes_run_their_own_weights(kernels: dict[str, Any]):
+    assert kernels["copied"] == []
 
 
 def test_losses_of_a_kernel_equal_those_of_pytorch(kernels: dict[str, Any]):
@@ -118,9 +131,60 @@ def test_a_layer_that_is_wrong_is_put_back(model, monkeypatch: pytest.MonkeyPatc
 def test_a_loss_that_is_wrong_is_not_taken(model, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(liger_cross_entropy, "fits", lambda need: None)
     monkeypatch.setattr(liger_cross_entropy, "loss_sum", lambda *states: torch.nn.functional.linear(*states[:3]).sum())
-    kernel, notes = choose_loss(Machine(liger_cross_entropy=True), need(model), lambda kernel: kernel_difference(model, None, CPU, kernel))
+    unlike = lambda kernel: kernel_difference(model, None, CPU, kernel.loss_sum)  # noqa: E731
+    kernel, notes = choose_loss(Machine(liger_cross_entropy=True), need(model), unlike)
     assert kernel is None
     assert "machine.liger_cross_entropy: it gives another loss, by" in notes[0]
+
+
+def test_a_kernel_that_does_not_run_here_is_not_taken(model, monkeypatch: pytest.MonkeyPatch):
+    """It does not compile, or its package has moved what it had: no traceback, and nothing is left replaced."""
+
+    def broken(*_: Any) -> Any:
+        model.model.norm.forward = lambda states: states
+        raise AttributeError("module has no attribute 'rms_norm'")
+
+    monkeypatch.setattr(liger_rms_norm, "fits", lambda need: None)
+    monkeypatch.setattr(liger_rms_norm, "replace", broken)
+    monkeypatch.setattr(liger_cross_entropy, "fits", lambda need: None)
+    monkeypatch.setattr(liger_cross_entropy, "loss_sum", broken)
+    machine = Machine(liger_rms_norm=True, liger_cross_entropy=True)
+    sentence = "it does not run here (module has no attribute 'rms_norm')"
+    changed = partial(difference, model, ForwardSpec(split=True), None)
+    assert replace_layers(model, machine, need(model), changed) == [f"machine.liger_rms_norm: {sentence}; PyTorch's own layers run"]
+    assert "forward" not in vars(model.model.norm)
+    _, notes = choose_loss(machine, need(model), lambda kernel: kernel_difference(model, None, CPU, kernel.loss_sum))
+    assert notes == [f"machine.liger_cross_entropy: {sentence}; logits are made a few positions at a time, in PyTorch"]
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_a_quantised_base_is_looked_at_in_its_own_dtype(model_folder: Path, bits: str):
+    """Weights in bytes are no dtype for states."""
+    quantise = Model(base_model="x", **{bits: True})
+    model = load_model(model_folder, Machine(device="cpu"), vocabulary=1, packed=True, quantise=quantise).model
+    twice = lambda module, x: 2 * type(module).forward(module, x)  # noqa: E731
+    same = lambda module, x: type(module).forward(module, x)  # noqa: E731
+    mlps = [layer.mlp for layer in model.model.layers]
+    replaced = replace_each(model, mlps, lambda _: [twice, same], lambda mlp: mlp.gate_proj.in_features, CPU)
+    assert replaced == mlps
+    assert {mlp.forward.__func__ for mlp in mlps} == {same}
+
+
+def test_a_loss_that_adds_up_in_sixteen_bits_is_for_frozen_output_layers(model):
+    machine = Machine(cut_cross_entropy=True)
+    sixteen = need_of(model.config, CPU, torch.bfloat16, packed=True)
+    taken = []
+    for frozen in (False, True):
+        model.lm_head.weight.requires_grad = not frozen
+        unlike = partial(unlike_pytorch, model, ForwardSpec(split=True), torch.bfloat16, CPU)
+        try:
+            cut_cross_entropy.fits, real = (lambda need: None), cut_cross_entropy.fits
+            _, notes = choose_loss(machine, sixteen, unlike)
+        finally:
+            cut_cross_entropy.fits = real
+        taken.append(notes[0] if notes else "")
+    assert "it adds up the gradient of the output layer in 16 bits, and that layer is trained" in taken[0]
+    assert "is trained" not in taken[1]
 
 
 def test_every_kernel_has_a_switch_and_every_switch_is_a_kernel_or_said_to_be_none():

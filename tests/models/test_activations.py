@@ -87,11 +87,11 @@ def test_offloaded_activations_give_the_same_gradients_and_weights_stay(monkeypa
     assert all(map(torch.equal, trained(lambda model: None, offload=True)[2], plain[2]))
     model = llama()
     shapes = {tuple(parameter.shape) for parameter in model.parameters()}
-    with activations.offloaded(model, CPU) as moved:
+    with activations.offloaded(model, CPU, 1) as moved:
         Objective(model, ForwardSpec(split=True)).train()(source(LENGTHS).batch([0]).place(CPU)).backward()
     assert len(moved) > 20
     assert not shapes & set(moved)
-    with activations.offloaded(model, torch.device("meta")) as moved:
+    with activations.offloaded(model, torch.device("meta"), 1) as moved:
         Objective(model, ForwardSpec(split=True)).train()(source(LENGTHS).batch([0]).place(CPU)).backward()
     assert moved == [], "what is not on the device stays where it is"
 
@@ -103,11 +103,11 @@ def test_under_autocast_lora_keeps_no_copy_of_its_input_in_fp32():
     def kept(casting: bool) -> tuple[int, torch.Tensor, list[torch.Tensor]]:
         torch.manual_seed(0)
         model = lora.attach(llama().bfloat16(), adapter).train()
+        if not casting:
+            lora.leave_casts_to_autocast(model)
         for module in model.modules():
             if isinstance(module, lora.LoraLayer):
                 torch.nn.init.normal_(module.lora_B["default"].weight)
-                if casting:
-                    del module._cast_input_dtype
         objective = Objective(model, ForwardSpec(split=True), torch.bfloat16).train()
         size, loss = kept_bytes(lambda: objective(source(LENGTHS).batch([0, 1]).place(CPU)))
         loss.backward()
@@ -120,9 +120,20 @@ def test_under_autocast_lora_keeps_no_copy_of_its_input_in_fp32():
         assert torch.allclose(mine, other, rtol=0.05, atol=0.05 * float(other.abs().max()))
 
 
-def test_without_autocast_lora_takes_an_input_of_another_dtype():
-    """As for replies of a base in 16 bits while it is trained."""
-    model = lora.attach(llama().bfloat16(), Adapter(adapter="lora", lora_target_linear=True)).eval()
-    with torch.no_grad():
-        out = model.generate(torch.tensor([[5, 6, 7]]), attention_mask=torch.ones(1, 3, dtype=torch.long), max_new_tokens=2, pad_token_id=0)
-    assert out.shape[1] > 3
+def test_what_is_kept_twice_is_moved_once_and_views_larger_than_their_tensor_stay(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(activations, "LEAST_BYTES", 0)
+    weight = torch.nn.Linear(8, 8, bias=False)
+    offload = activations.Offload(weight, CPU, tokens=3)
+    rows, mask = torch.randn(3, 8), torch.ones(1, 1, 3, 3).expand(2, 4, 3, 3)
+    (away,), (again,) = offload.pack(rows), offload.pack(rows)
+    assert away is again
+    assert offload.unpack((away,)).equal(rows)
+    assert offload.pack(mask) is mask
+    assert offload.pack(weight.weight) is weight.weight
+    assert offload.pack(weight.weight.T) is not None
+    cast = weight.weight.detach().bfloat16()
+    assert offload.pack(cast) is cast, "autocast's copy of a weight"
+    like_a_weight = torch.randn(8, 8)
+    assert isinstance(activations.Offload(weight, CPU, tokens=8).pack(like_a_weight), tuple), "the input of 8 rows"
+    rows.add_(1)
+    assert offload.pack(rows)[0] is not away, "other numbers by now"

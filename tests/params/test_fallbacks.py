@@ -23,8 +23,13 @@ def params(tmp_path: Path, text: str) -> Params:
 @pytest.mark.parametrize(
     ("text", "option", "wanted", "told"),
     [
-        ("machine: {liger_rope: true}\n", "liger_rope", False, "machine.liger_rope: not built yet, PyTorch's own layers run"),
-        ("machine: {cut_cross_entropy: true}\n", "cut_cross_entropy", False, "logits are made a few positions at a time"),
+        (
+            "machine: {lora_mlp_kernel: true}\n",
+            "lora_mlp_kernel",
+            False,
+            "machine.lora_mlp_kernel: not built yet, PyTorch's own layers run",
+        ),
+        ("machine: {unsloth_cross_entropy_loss: true}\n", "unsloth_cross_entropy_loss", False, "logits are made a few positions at a time"),
         ("machine: {flash_optimum: true}\n", "sdp_attention", True, "BetterTransformer is gone from the libraries"),
         ("machine: {activation_offloading: disk}\n", "activation_offloading", True, "are kept in the machine's memory"),
         ("machine: {gradient_checkpointing: selective, torch_compile: true}\n", "gradient_checkpointing", True, "computed again"),
@@ -61,8 +66,8 @@ def test_what_does_not_fit_is_replaced_and_said_or_an_error(tmp_path: Path, text
 
 
 def test_kernels_are_told_in_one_line_a_kind(tmp_path: Path):
-    settled, notices = settle(params(tmp_path, "machine: {liger_rope: true, liger_rms_norm: true, cut_cross_entropy: true}\n"))
-    assert [notice.split(":")[0] for notice in notices] == ["machine.cut_cross_entropy", "machine.liger_rope, liger_rms_norm"]
+    settled, notices = settle(params(tmp_path, "machine: {lora_o_kernel: true, unsloth_rope: true, liger_use_token_scaling: true}\n"))
+    assert [notice.split(":")[0] for notice in notices] == ["machine.lora_o_kernel, unsloth_rope", "machine.liger_use_token_scaling"]
     assert not any(getattr(settled.machine, option) for option in KERNELS)
 
 
@@ -92,6 +97,6 @@ def test_train_takes_the_best_that_fits_and_says_so(project: Path, capfd):
         "machine.torch_compile_backend=nothing",
     )
     told = capfd.readouterr().out
-    assert told.count("machine.liger_rms_norm: not built yet, PyTorch's own layers run") == 1
+    assert told.count("machine.liger_rms_norm: it runs on a GPU, not on cpu; PyTorch's own layers run") == 1
     assert told.count("machine: flash_attention_3 attention does not fit: it runs on a GPU, not on cpu; varlen is taken") == 1
     assert "machine.torch_compile: does not work on this machine" in told

@@ -39,7 +39,7 @@ def objective(method: str, checkpointing: bool, compiled: bool) -> Objective:
     if checkpointing:
         checkpoint_layers(trained, selective=False)
     if compiled:
-        assert compile_layers(model, Machine(torch_compile=True)) == ()
+        assert compile_layers(model, Machine(torch_compile=True), CPU) == ()
     return Objective(trained, ForwardSpec(split=True)).train()
 
 

@@ -7,6 +7,7 @@ from axolotl_core.attention.need import Need
 
 OPTION = "eager_attention"
 PREFERENCE = 0
+OPERATORS: tuple[str, ...] = ()
 
 
 def fits(need: Need) -> str | None:

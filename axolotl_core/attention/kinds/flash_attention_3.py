@@ -10,6 +10,7 @@ from axolotl_core.attention.need import Need
 
 OPTION = "flash_attention"
 PREFERENCE = 60
+OPERATORS: tuple[str, ...] = ("flash_attn",)
 
 
 def fits(need: Need) -> str | None:

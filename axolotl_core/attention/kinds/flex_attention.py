@@ -9,6 +9,7 @@ from axolotl_core.attention.need import Need
 
 OPTION = "flex_attention"
 PREFERENCE = 30
+OPERATORS: tuple[str, ...] = ("flex_attention",)
 
 
 def fits(need: Need) -> str | None:

@@ -7,6 +7,7 @@ from axolotl_core.attention.need import Need
 
 OPTION = "sdp_attention"
 PREFERENCE = 10
+OPERATORS: tuple[str, ...] = ("scaled_dot_product",)
 
 
 def fits(need: Need) -> str | None:

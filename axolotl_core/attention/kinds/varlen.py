@@ -3,6 +3,7 @@
 """
 
 import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from axolotl_core.attention.by_sample import attend, attend_by_sample
-from axolotl_core.attention.flash import flash_inputs, lacks
+from axolotl_core.attention.flash import flash_inputs, forward_dtype, lacks
 from axolotl_core.attention.laid import Laid
 from axolotl_core.attention.mask import mask_unless_packed
 from axolotl_core.attention.need import Need
 
 OPTION = None
 PREFERENCE = 40
+OPERATORS: tuple[str, ...] = ("_varlen_attn", "scaled_dot_product")
 
 
 def fits(need: Need) -> str | None:
@@ -33,13 +35,20 @@ def fits(need: Need) -> str | None:
     return "it has no soft caps, sinks or dropout on a GPU" if need.soft_cap or need.sinks or need.dropout else None
 
 
+@cache
 def kernel() -> Any | None:
     """torch's varlen_attn, None where it is not there or knows no windows."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
+    return varlen_attn if "window_size" in parameters_of(varlen_attn) else None
+
+
+@cache
+def parameters_of(function: Any) -> frozenset[str]:
+    """Names of a function's parameters; versions of torch differ in them."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def inputs(laid: Laid) -> dict[str, Any]:
@@ -98,8 +107,8 @@ def _flash(
     scaling = features**-0.5 if scaling is None else scaling
     width = value_BKTD.shape[-1]
     room = -(-max(features, width) // 8) * 8
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query_BHTD.dtype
-    grouped = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    dtype = forward_dtype(query_BHTD)
+    grouped = "enable_gqa" in parameters_of(varlen_attn)
     if not grouped:  # torch 2.11
         key_BKTD, value_BKTD = (states.repeat_interleave(heads // states.shape[1], 1) for states in (key_BKTD, value_BKTD))
     query, key, value = (
@@ -123,12 +132,15 @@ def _flash(
 
 
 def _in_fixed_order(out: Tensor) -> None:
-    """Let the kernel's backward pass add up in a fixed order, so that a resumed run ends with the same bytes."""
+    """Let the kernel's backward pass add up in a fixed order, so that a resumed run ends with the same bytes; warn_only would let it off.
+
+    Not within torch.compile, where the backward pass is another node.
+    """
     node = out.grad_fn
     if node is None or torch.compiler.is_compiling():
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    node.register_prehook(lambda *_: torch.use_deterministic_algorithms(True, warn_only=True))
+    node.register_prehook(lambda *_: torch.use_deterministic_algorithms(True))
     node.register_hook(lambda *_: torch.use_deterministic_algorithms(before[0], warn_only=before[1]))
 
 

@@ -7,12 +7,14 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from axolotl_core.attention.by_sample import attend
+from axolotl_core.attention.flash import forward_dtype
 from axolotl_core.attention.laid import Laid
 from axolotl_core.attention.mask import mask_unless_packed
 from axolotl_core.attention.need import Need
 
 OPTION = "xformers_attention"
 PREFERENCE = 20
+OPERATORS: tuple[str, ...] = ("xformers",)
 
 
 def fits(need: Need) -> str | None:
@@ -58,12 +60,13 @@ def attention(
 
     rows, heads, tokens, _ = query_BHTD.shape
     group = heads // key_BKTD.shape[1]
+    dtype = forward_dtype(query_BHTD)
     query, key, value = (
-        states.transpose(1, 2).flatten(0, 1)[None]
+        states.to(dtype).transpose(1, 2).flatten(0, 1)[None]
         for states in (query_BHTD, key_BKTD.repeat_interleave(group, 1), value_BKTD.repeat_interleave(group, 1))
     )
     bias = blocks.make_local_attention(sliding_window) if sliding_window else blocks
-    out = memory_efficient_attention(query, key, value.to(query.dtype), attn_bias=bias, p=dropout, scale=scaling)
+    out = memory_efficient_attention(query, key, value, attn_bias=bias, p=dropout, scale=scaling)
     return out.view(rows, tokens, heads, -1), None
 
 

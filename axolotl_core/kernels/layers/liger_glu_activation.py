@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.activations import GELUTanh, SiLUActivation
 
 from axolotl_core.attention.need import Need
@@ -31,11 +31,19 @@ def replace(model: nn.Module, device: torch.device) -> list[nn.Module]:
         GELUTanh: LigerGELUMulFunction,
     }
 
-    def candidates(module: Any) -> list[Forward]:
+    def forwards(module: Any) -> list[Forward]:
         kernel = kernels.get(type(module.act_fn))
-        return [lambda states: module.down_proj(kernel.apply(module.gate_proj(states), module.up_proj(states)))] if kernel else []
+        return [_forward_of(kernel)] if kernel else []
 
-    return replace_each(_gated(model), candidates, lambda module: module.gate_proj.in_features, device)
+    return replace_each(model, _gated(model), forwards, lambda module: module.gate_proj.in_features, device)
+
+
+def _forward_of(kernel: Any) -> Forward:
+    def forward(module: Any, x: Tensor) -> Tensor:
+        out: Tensor = module.down_proj(kernel.apply(module.gate_proj(x), module.up_proj(x)))
+        return out
+
+    return forward
 
 
 def _gated(model: nn.Module) -> Iterator[nn.Module]:

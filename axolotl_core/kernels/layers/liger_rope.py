@@ -1,4 +1,4 @@
-"""Liger's rotary embedding of queries and keys, in place (RoPE: Su et al. 2021, arXiv 2104.09864).
+"""Liger's rotary embedding of queries and keys in one pass (RoPE: Su et al. 2021, arXiv 2104.09864).
 
 The models of transformers call a function of their file; each attention module gets a forward pass of its own that calls the kernel
 where it called that function.
@@ -28,7 +28,7 @@ def replace(model: nn.Module, device: torch.device) -> list[nn.Module]:
     from liger_kernel.ops.rope import LigerRopeFunction
 
     def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        rotated: tuple[Tensor, Tensor] = LigerRopeFunction.apply(query, key, cos, sin)
+        rotated: tuple[Tensor, Tensor] = LigerRopeFunction.apply(_copied(query), _copied(key), cos, sin)
         return rotated
 
     replaced = []
@@ -44,6 +44,12 @@ def replace(model: nn.Module, device: torch.device) -> list[nn.Module]:
         module.forward = MethodType(own, module)
         replaced.append(module)
     return replaced
+
+
+def _copied(states_BHTD: Tensor) -> Tensor:
+    """A copy with the layout that the kernel wants. It writes in place, unseen by PyTorch: selective checkpointing keeps the product
+    that was written to, and would rotate it again."""
+    return states_BHTD.transpose(1, 2).contiguous().clone().transpose(1, 2)
 
 
 @torch.no_grad()

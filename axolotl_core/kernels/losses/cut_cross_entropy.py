@@ -8,6 +8,8 @@ from axolotl_core.attention.need import Need
 from axolotl_core.kernels.triton import lacks
 
 OPTIONS = ("cut_cross_entropy",)
+FROZEN_ONLY = "it adds up the gradient of the output layer in 16 bits, and that layer is trained"
+"""Why it is not taken where the output layer is trained."""
 
 
 def fits(need: Need) -> str | None:

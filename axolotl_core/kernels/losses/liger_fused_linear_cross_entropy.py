@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from axolotl_core.attention.need import Need
@@ -19,6 +20,7 @@ def loss_sum(states_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, labels
     """Σ cross-entropy of h Wᵀ + b."""
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 
-    found: Any = LigerFusedLinearCrossEntropyFunction.apply(states_NH, weight_VH, labels_N, bias_V, None, -100, 0.0, 0.0, "sum")
+    options = (None, -100, 0.0, 0.0, "sum", None, False, torch.float32)  # the last: what the weight's gradient is added up in
+    found: Any = LigerFusedLinearCrossEntropyFunction.apply(states_NH, weight_VH, labels_N, bias_V, *options)
     loss: Tensor = found[0] if isinstance(found, tuple) else found
     return loss
