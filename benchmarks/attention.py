@@ -12,7 +12,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from machine import describe, table
+from machine import describe, in_process, table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -95,19 +94,6 @@ def measure(kind: str, tokens: int) -> dict[str, Any]:
     return {"forward_ms": [1e3 * s for s in forward_s], "backward_ms": [1e3 * s for s in backward_s], "peak": peak - before}
 
 
-def measured(kind: str, tokens: int, timeout_s: float = 300) -> dict[str, Any]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--one", kind, str(tokens)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done in {timeout_s:.0f} s"}
-    if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1][:300] if done.stderr.strip() else f"exit {done.returncode}"}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def run(setup: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each kind and number of tokens, printed as they come."""
     from axolotl_core import lookup
@@ -119,7 +105,7 @@ def run(setup: dict[str, Any]) -> list[dict[str, Any]]:
             if kind == "eager" and tokens > 16384:
                 continue  # scores of 65,536² are 256 GiB
             if not any(row["kind"] == kind and "unfit" in row for row in rows):
-                rows.append({"tokens": tokens, "kind": kind, **measured(kind, tokens)})
+                rows.append({"tokens": tokens, "kind": kind, **in_process([__file__, "--one", kind, str(tokens)], timeout_s=300)})
     return rows
 
 

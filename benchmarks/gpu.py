@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import table
-from sides import ROOT, SETUPS
+from machine import in_process, table
+from sides import ROOT, SETUPS, device_of
 from trainer import measured, medians
 
 MOST_S = 9 * 60
@@ -70,22 +70,11 @@ class Run:
             self.file.write_text(json.dumps(self.results, indent=1) + "\n")
         return found
 
-    def in_process(self, *words: str, limit_s: float = 120) -> dict[str, Any]:
+    def part_in_process(self, *words: str, limit_s: float = 120) -> dict[str, Any]:
         """A part of this file in a process of its own."""
         limit_s = max(5.0, min(limit_s, self.left()))
-        command = [sys.executable, __file__, *(["--small"] if self.small else []), "--part", *words]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"not done in {limit_s:.0f} s"}
-        if done.returncode:
-            return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:400]}
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = in_process([__file__, *(["--small"] if self.small else []), "--part", *words], limit_s)
         return found
-
-
-def device_of() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def timed(function: Callable[[], Any], repeats: int) -> list[float]:
@@ -212,17 +201,19 @@ def models(run: Run, name: str, method: str, sides: tuple[str, ...]) -> None:
 def main(small: bool, file: Path | None) -> None:
     run = Run(small, file, time.monotonic() + MOST_S)
     print(json.dumps(run.part("where", where)))
-    run.part("ceilings", lambda: run.in_process("ceilings", limit_s=40))
+    run.part("ceilings", lambda: run.part_in_process("ceilings", limit_s=40))
     kinds = ("varlen", "flash_attention_3", "flash_attention_2", "flex_attention", "xformers", "sdpa", "eager")
     big = (("tiny", ("lora", "full", "qlora")),) if small else (("llama-1b", ("lora", "full")), ("llama-8b", ("lora", "qlora")))
     for name, methods in big:
         for method in methods:
             models(run, name, method, SIDES if name != "llama-8b" else ("axolotl, kernels", "TRL", "Trainer"))
     for method in ("lora", "full"):
-        run.part(f"repeat {method}", lambda method=method: run.in_process("repeat", "tiny" if small else "llama-1b", method, limit_s=60))
+        run.part(
+            f"repeat {method}", lambda method=method: run.part_in_process("repeat", "tiny" if small else "llama-1b", method, limit_s=60)
+        )
     for kind in kinds:
-        run.part(f"attention {kind}", lambda kind=kind: run.in_process("attention", kind, limit_s=30))
-    run.part("head", lambda: run.in_process("head", limit_s=40))
+        run.part(f"attention {kind}", lambda kind=kind: run.part_in_process("attention", kind, limit_s=30))
+    run.part("head", lambda: run.part_in_process("head", limit_s=40))
     shown(run.results)
 
 

@@ -12,12 +12,10 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from machine import describe, table
+from machine import describe, in_process, table
 from sides import SETUPS, Setup
 
 COMPARED = ("axolotl", "Trainer", "Trainer, unpacked", "TRL")
@@ -25,17 +23,9 @@ COMPARED = ("axolotl", "Trainer", "Trainer, unpacked", "TRL")
 
 def measured(name: str, method: str, side: str, trl: Path | None = None, timeout_s: float | None = None) -> dict[str, Any]:
     """One process of one side; {"failed": why} where it did not end well."""
-    command = [sys.executable, str(Path(__file__).with_name("sides.py")), name, method, side]
     paths = [str(trl)] if trl else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done in {timeout_s:.0f} s"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-        return {"failed": lines[-1][:400]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = in_process([str(Path(__file__).with_name("sides.py")), name, method, side], timeout_s, environment)
     return found
 
 

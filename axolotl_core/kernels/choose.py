@@ -59,11 +59,7 @@ def replace_layers(model: Any, machine: Machine, need: Need, difference: Callabl
         if kernel.fits(need) is not None:
             continue  # `unmet` says so
         before, replaced = bound(model), []
-        try:
-            with foreign(ModelError):  # a kernel that does not compile here, a package that has moved what it had
-                wrong = difference(lambda kernel=kernel, replaced=replaced: replaced.extend(kernel.replace(model, need.device)))
-        except ModelError as error:
-            wrong = f"it does not run here ({error})"
+        wrong = _wrong(difference, lambda kernel=kernel, replaced=replaced: replaced.extend(kernel.replace(model, need.device)))
         if wrong or not replaced:
             put_back(model, before)
             notes.append(instead(machine, LAYERS, option, wrong or f"{type(model).__name__} has no layer that it computes"))
@@ -81,12 +77,17 @@ def choose_loss(
     for option, kernel in requested(machine, LOSSES):
         if kernel.fits(need) is not None:
             continue
-        try:
-            with foreign(ModelError):
-                wrong = difference(kernel)
-        except ModelError as error:
-            wrong = f"it does not run here ({error})"
+        wrong = _wrong(difference, kernel)
         if wrong is None:
             return kernel.loss_sum, notes
         notes.append(instead(machine, LOSSES, option, wrong))
     return None, notes
+
+
+def _wrong(difference: Callable[[Any], str | None], tried: Any) -> str | None:
+    """`difference` of what is tried. A kernel that does not compile here, or a package that has moved what it had, is a sentence too."""
+    try:
+        with foreign(ModelError):
+            return difference(tried)
+    except ModelError as error:
+        return f"it does not run here ({error})"
