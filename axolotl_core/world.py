@@ -6,19 +6,27 @@ import os
 import threading
 
 
-def size() -> int:
-    """How many there are; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def rank() -> int:
     """Number of this process; 0 is the one that writes and speaks."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0) if launched() else 0
 
 
 def local_rank() -> int:
     """Number of this process on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _number("LOCAL_RANK", 0) if launched() else 0
+
+
+def launched() -> bool:
+    """Whether torchrun, or what is built on it, has started this process as one of a group.
+
+    A scheduler (Kubeflow, SageMaker) describes a single process as RANK=0 WORLD_SIZE=1 too; a group of one is torchrun's alone.
+    """
+    return "RANK" in os.environ and (_number("WORLD_SIZE", 1) > 1 or "TORCHELASTIC_RUN_ID" in os.environ)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
 
 
 def end_with_parent() -> None:
@@ -30,8 +38,3 @@ def end_with_parent() -> None:
 
     if parent := multiprocessing.parent_process():
         threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
-
-
-def launched() -> bool:
-    """Whether torchrun, or what is built on it, has started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ

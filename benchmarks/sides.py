@@ -201,7 +201,9 @@ def ours(name: str, method: str, options: dict[str, Any] | None = None) -> dict[
         machine, Precision("", torch.float32, torch.float32, autocast), ROOT, device=device, max_grad_norm=1.0, model=inner
     )
     training = Training(learning_rate=LEARNING_RATE)
-    strategy.prepare(Objective(model, spec, autocast, kernel=kernel).train(), make_optimizer(model.named_parameters(), training, Adapter()))
+    strategy.prepare(
+        Objective(model, spec, autocast, kernel=kernel).train(), lambda: make_optimizer(model.named_parameters(), training, Adapter())
+    )
     found, seconds, tokens, trained = [], [], [], []
     waiting: Any = None
     for step, chosen in enumerate(numbers(setup, rows), 1):

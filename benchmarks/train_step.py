@@ -68,7 +68,7 @@ def main() -> None:
     sides["bare"][0].get_base_model().set_attn_implementation("sdpa")  # transformers' own choice
     device = loaded.model.device
     strategy = start_strategy(params.machine, precision, ROOT, device=device, max_grad_norm=1.0, model=loaded.model)
-    strategy.prepare(Objective(sides["ours"][0], loaded.spec).train(), sides["ours"][1])
+    strategy.prepare(Objective(sides["ours"][0], loaded.spec).train(), lambda: sides["ours"][1])
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
     losses: dict[str, list[float]] = {"bare": [], "ours": []}
     tokens = 0

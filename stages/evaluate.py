@@ -9,7 +9,8 @@ from axolotl_core.artifacts import manifest
 from axolotl_core.batches.rows import Data, open_data
 from axolotl_core.evaluation.evaluate import evaluate_rows
 from axolotl_core.evaluation.replies import Prompt, prompts, replies
-from axolotl_core.models.load import Loaded, embedding_rows, load_model
+from axolotl_core.models.embeddings import embedding_rows
+from axolotl_core.models.load import Loaded, load_model
 from axolotl_core.models.pin import open_pinned
 from axolotl_core.stages.job import Job, Result
 from axolotl_core.tokens.tokenizer import read_tokenizer

@@ -1,6 +1,6 @@
 """merge: one model out of base and adapter."""
 
-from axolotl_core.models.load import embedding_rows
+from axolotl_core.models.embeddings import embedding_rows
 from axolotl_core.models.pin import open_pinned
 from axolotl_core.release.merge import merge
 from axolotl_core.stages.job import Job, Result

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 
 from axolotl_core.errors import ModelError
@@ -47,6 +48,22 @@ def leave_casts_to_autocast(attached: Any) -> None:
     for module in attached.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False
+
+
+def cast_saved_modules(attached: Any, dtype: torch.dtype) -> None:
+    """For a model in 16 bits that runs without autocast: modules of lora_modules_to_save, whose weights are in fp32, take what the model
+    gives them and give what it takes."""
+
+    def take(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value.to(module.weight.dtype) if value.is_floating_point() else value for value in inputs)
+
+    def give(_: Any, __: Any, out: Any) -> Any:
+        return out.to(dtype)
+
+    copies = [module.modules_to_save[module.active_adapter] for module in attached.modules() if isinstance(module, ModulesToSaveWrapper)]
+    for module in copies if dtype != torch.float32 else ():
+        module.register_forward_pre_hook(take)
+        module.register_forward_hook(give)
 
 
 def _renamed(model: Any, adapter: Adapter, tell: Callable[[str], None]) -> Adapter:

@@ -33,7 +33,6 @@ class Plan:
     @classmethod
     def of(cls, training: Training, rows: int, lengths: tuple[int, ...] = ()) -> "Plan":
         """The plan of a run on so many rows."""
-        assert training.batch_size is not None, "resolved when params.yaml was read"
         return cls(rows, training.batch_size, training.num_epochs, training.seed, training.max_steps, lengths)
 
     @property

@@ -59,7 +59,7 @@ def _tell_batch(document: Document, processes: int, num_gpus: int | None) -> Non
     if not countable(document.values):
         return
     rows, each = batch_of(document.values)
-    copies = replicas(document.values, processes) or 1
+    copies = replicas(document.values, processes)
     shared = f" ({processes} GPUs, those of a tensor or context parallel group share their rows)" if copies != processes else ""
     given = "as --num-gpus says" if num_gpus else "as this machine has; --num-gpus says another number"
     say(f"batch_size {rows * copies} = {each} × {copies} GPU{'s' * (copies > 1)}{shared}, {given}")

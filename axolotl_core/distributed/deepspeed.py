@@ -1,18 +1,22 @@
 """DeepSpeed's ZeRO 1, 2 and 3, through accelerate."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from axolotl_core.batches.batch import Inputs
+from axolotl_core.distributed.layers import layers
 from axolotl_core.distributed.optimizer_state import full_tensor, unwrap_optimizer
 from axolotl_core.distributed.strategy import OptimizerStates, Strategy
 from axolotl_core.errors import MachineError
 from axolotl_core.models.precision import Precision
+from axolotl_core.models.skeleton import BaseWeights
 
 
 class DeepSpeed(Strategy):
@@ -26,6 +30,23 @@ class DeepSpeed(Strategy):
         self.scaler = None
 
     @property
+    def shards_weights(self) -> bool:  # type: ignore[override]
+        """ZeRO 3 does; with 1 and 2 each process has all weights."""
+        return int(self.accelerator.state.deepspeed_plugin.zero_stage) == 3
+
+    def prepare(self, objective: nn.Module, make_optimizer: Callable[[], Optimizer], weights: BaseWeights | None = None) -> None:
+        if weights:
+            import deepspeed
+
+            config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+            dtype = self.precision.autocast or self.precision.frozen
+            model: Any = objective.model
+            for name, module in (*layers(model), ("", model)):
+                weights.fill(module, name, self.device, send=False)  # zero.Init sends
+                deepspeed.zero.Init(module=module.to(dtype), config_dict_or_path=config, dtype=dtype)
+        super().prepare(objective, make_optimizer)
+
+    @property
     def autocast(self) -> None:
         """None: DeepSpeed keeps the weights in the dtype of the forward pass."""
         return
@@ -33,6 +54,10 @@ class DeepSpeed(Strategy):
     def clip(self, max_norm: float) -> Any:
         norm = self.accelerator.clip_grad_norm_([parameter for _, parameter in self.parameters()], max_norm)
         return 0.0 if norm is None else norm
+
+    def update(self, finite: Tensor) -> None:  # noqa: ARG002
+        """DeepSpeed has made the update with the backward pass."""
+        self.optimizer.step()
 
     def init_optimizer_state(self, inputs: Inputs) -> None:
         """DeepSpeed has no state before its first step, so it gets one that changes nothing."""
@@ -45,8 +70,10 @@ class DeepSpeed(Strategy):
     def full_weight(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param
 
-        master = safe_get_full_fp32_param(parameter)
-        return parameter.detach() if master is None else master.detach()
+        if (master := safe_get_full_fp32_param(parameter)) is not None:
+            return master.detach()
+        with _gathered(parameter):  # a frozen one
+            return parameter.detach().clone()
 
     def load_full_weights(self, saved: dict[str, Tensor]) -> None:
         self.objective.empty_partition_cache()  # ZeRO 3 may be fetching weights ahead
@@ -60,7 +87,7 @@ class DeepSpeed(Strategy):
             parameter.copy_(saved)
 
     def full_optimizer_states(self) -> OptimizerStates:
-        return {name: self._state_of(parameter) for name, parameter in self.parameters()}
+        return self._of_main((name, self._state_of(parameter)) for name, parameter in self.parameters())
 
     def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
         from deepspeed.utils import safe_get_full_optimizer_state

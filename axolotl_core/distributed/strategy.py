@@ -2,7 +2,7 @@
 
     single      one process                                                                        this file
     ddp         each process has the model, gradients are averaged                                 ddp.py
-    fsdp        weights, gradients and optimizer are sharded over the processes, FSDP 1 or 2       fsdp.py
+    fsdp        weights, gradients and optimizer are sharded over the processes                    fsdp.py
     deepspeed   ZeRO 1, 2, 3                                                                       deepspeed.py
 
 Processes average gradients, so a loss is multiplied by their number first: a step's gradient is the sum over all its rows
@@ -15,18 +15,21 @@ a checkpoint says nothing of how many processes wrote it:
     optimizer   {"…q_proj.lora_A.default.weight": {"exp_avg": tensor, "exp_avg_sq": tensor, "step": tensor}}
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from axolotl_core.batches.batch import Inputs
+from axolotl_core.distributed.failure import FailureWatch
 from axolotl_core.distributed.optimizer_state import load_state, plain_state, unwrap_optimizer
 from axolotl_core.models.precision import Precision
+from axolotl_core.models.skeleton import BaseWeights
 from axolotl_core.terminal import say
 
 OptimizerStates = dict[str, dict[str, Any]]
@@ -38,11 +41,15 @@ class Strategy:
     name = "single"
     can_generate = True
     """Whether a process can run the model by itself, outside the common steps."""
+    shards_weights = False
+    """Whether a model is best given without its weights, which `prepare` reads a module at a time."""
 
     def __init__(self, accelerator: Accelerator, precision: Precision, max_grad_norm: float, notes: Sequence[str] = ()) -> None:
         self.accelerator, self.precision, self.max_grad_norm, self.notes = accelerator, precision, max_grad_norm, notes
         self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
         self.scaler = torch.amp.GradScaler(self.device.type) if precision.scaled else None
+        self.watch = FailureWatch() if self.ranks > 1 else nullcontext()
+        """A block around everything that processes do together: an error in it ends all of them."""
 
     # the group of processes
 
@@ -84,10 +91,14 @@ class Strategy:
             say(f"  {line}")
 
     def close(self) -> None:
-        """Leave the group of processes; a later run in this process starts afresh."""
+        """Leave the group of processes; a later run in this process starts afresh. After a failure nobody is waited for."""
         self.accelerator.free_memory()
+        if getattr(self.watch, "failed", False):
+            return
+        self.watch.__exit__(None, None, None)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
 
     # training
 
@@ -96,11 +107,13 @@ class Strategy:
         """Dtype of the forward pass; None: that of the weights."""
         return self.precision.autocast
 
-    def prepare(self, objective: nn.Module, optimizer: Optimizer) -> None:
-        """Wrap both. The optimizer's own groups stay the ones whose learning rate is set."""
+    def prepare(self, objective: nn.Module, make_optimizer: Callable[[], Optimizer], weights: BaseWeights | None = None) -> None:
+        """Wrap the objective, and the optimizer, which is made where the parameters are those that it steps; its own groups stay the
+        ones whose learning rate is set. weights: of a model without them, only where `shards_weights`."""
+        assert weights is None, "only a strategy that shards weights is given a model without them"
         self.objective: Any
         self.optimizer: Any
-        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.objective, self.optimizer = self.accelerator.prepare(objective, make_optimizer())
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of a micro-batch. last: of this process in the step.
@@ -116,17 +129,27 @@ class Strategy:
         self.accelerator.backward(self.scaler.scale(loss) if self.scaler else loss)
 
     def step(self) -> Tensor:
-        """Clip and update; the norm of the gradient before clipping, on the device, over all processes."""
+        """Clip and update, unless the norm is not finite; the norm of the gradient before clipping, on the device, over all processes."""
         if self.scaler:
-            self.scaler.unscale_(self.optimizer.optimizer)
-        norm = self.clip(self.max_grad_norm or float("inf"))
+            self.scaler.unscale_(unwrap_optimizer(self.optimizer))
+        norm = torch.as_tensor(self.clip(self.max_grad_norm or float("inf")), dtype=torch.float32, device=self.device)
         if self.scaler:
-            self.scaler.step(self.optimizer.optimizer)
+            self.scaler.step(unwrap_optimizer(self.optimizer))
             self.scaler.update()
         else:
-            self.optimizer.step()
+            self.update(norm.isfinite())
         self.optimizer.zero_grad()
-        return torch.as_tensor(norm, dtype=torch.float32, device=self.device)
+        return norm
+
+    def update(self, finite: Tensor) -> None:
+        """Step the optimizer if the gradients are finite (a flag on the device). A fused one reads the flag there, as a loss scaler has
+        it read; for any other the device is waited for."""
+        optimizer = unwrap_optimizer(self.optimizer)
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
 
     def clip(self, max_norm: float) -> Any:
         """Scale gradients down to this norm; the norm before."""
@@ -143,11 +166,11 @@ class Strategy:
     @staticmethod
     def plain_name(name: str) -> str:
         """The model's own name of a parameter, without those of what it is wrapped in."""
-        return name.replace("_fsdp_wrapped_module.", "").removeprefix("module.").removeprefix("model.")
+        return name.removeprefix("module.").removeprefix("model.")
 
     def full_weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
-        """What is trained; frozen: and what is not. Every process must call this."""
-        return {name: self.full_weight(parameter).cpu() for name, parameter in self.parameters(frozen=frozen)}
+        """What is trained, on rank 0, nothing on the others; frozen: and what is not. Every process must call this."""
+        return self._of_main((name, self.full_weight(parameter)) for name, parameter in self.parameters(frozen=frozen))
 
     def load_full_weights(self, saved: dict[str, Tensor]) -> None:
         """`saved` on every process."""
@@ -156,9 +179,19 @@ class Strategy:
                 self.load_full_weight(parameter, saved[name])
 
     def full_optimizer_states(self) -> OptimizerStates:
-        """Of each trained parameter. Every process must call this."""
+        """Of each trained parameter, on rank 0, nothing on the others. Every process must call this."""
         states = unwrap_optimizer(self.optimizer).state
-        return {name: plain_state(states.get(parameter, {})) for name, parameter in self.parameters()}
+        return self._of_main((name, plain_state(states.get(parameter, {}))) for name, parameter in self.parameters())
+
+    def _of_main(self, gathered: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        """What is gathered one by one, with tensors on the CPU; the other processes let go of each at once."""
+        return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in gathered if self.main}
+
+    @torch.no_grad()
+    def round_weights(self, dtype: torch.dtype) -> None:
+        """Round what is trained to a dtype, in place and in the dtype that it has."""
+        for _, parameter in self.parameters():
+            parameter.copy_(parameter.to(dtype))
 
     def load_full_optimizer_states(self, saved: OptimizerStates) -> None:
         """`saved` on every process."""

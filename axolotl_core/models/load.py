@@ -12,16 +12,15 @@ from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
 from axolotl_core.errors import MachineError, ModelError, foreign
 from axolotl_core.models import quiet  # noqa: F401
+from axolotl_core.models.embeddings import grow_embeddings
 from axolotl_core.models.forward import ForwardSpec
 from axolotl_core.models.packing import packing_support
 from axolotl_core.models.quantize import keep_quantised, settings_of, untrue
 from axolotl_core.models.self_test import attention_of, self_test, small_model, splits
+from axolotl_core.models.skeleton import BaseWeights, skeleton
 from axolotl_core.models.weights import complete
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
-
-RESIZE_SEED = 0
-"""New embedding rows are drawn the same way by train, evaluate, merge and inference."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Loaded:
     compared: bool = False
     """Whether its attention was compared with eager attention, on a small model."""
     notes: tuple[str, ...] = ()
+    weights: BaseWeights | None = None
+    """What the model's modules are to be filled with; None where it has its weights."""
 
     @property
     def attention(self) -> str:
@@ -69,12 +70,13 @@ def load_model(
     dtype: torch.dtype | None = None,
     quantise: Model | None = None,
     on: torch.device | None = None,
+    empty: bool = False,
     autocast: torch.dtype | None = None,
 ) -> Loaded:
     """Weights of a folder on the machine's device, or where `on` says; dtype None keeps that of the files.
 
     vocabulary: rows that the embeddings have at least (`embedding_rows`); they grow, and never shrink. quantise: as this section asks
-    for. autocast: of the forward pass.
+    for. autocast: of the forward pass. empty: the model comes without its weights, and `weights` beside it.
 
     packed: before the weights are read, a small random model of the family shows that samples of a row stay apart.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
@@ -92,10 +94,17 @@ def load_model(
     need = need_of(config, device, autocast or dtype, packed=packed)
     attention, note = choose(machine, need)
     spec = ForwardSpec(support.method or "positions")
-    small = small_model(config, attention, device, torch.float32 if autocast else need.dtype) if packed else None
+    small = small_model(config, attention, device, torch.float32 if autocast else need.dtype) if packed or empty else None
     if small is not None:
         small.config.use_cache = False
-        self_test(small, spec, autocast, backward=True)
+        if packed:
+            self_test(small, spec, autocast, backward=True)
+    if empty:
+        model = skeleton(weights, config, attention, need.dtype if dtype is None else dtype)
+        model.config.use_cache = False
+        filled_by = BaseWeights(weights, model, vocabulary)
+        split = small is not None and splits(small, spec)
+        return Loaded(model, replace(spec, split=split), need, True, tuple(note for note in (note,) if note), filled_by)
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:
@@ -117,16 +126,3 @@ def need_of(config: Any, device: torch.device, dtype: torch.dtype | None, *, pac
     stored = getattr(config, "dtype", None)
     dtype = dtype or (getattr(torch, stored) if isinstance(stored, str) else stored) or torch.float32
     return Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, device, dtype, packed, packing_support(config).method)
-
-
-def embedding_rows(tokens: int, model: Model) -> int:
-    """Rows that the embeddings need for so many tokens, which is what load_model takes as `vocabulary`."""
-    return -(-tokens // 32) * 32 if model.resize_token_embeddings_to_32x else tokens
-
-
-def grow_embeddings(model: Any, vocabulary: int) -> None:
-    """Add embedding rows up to `vocabulary`, drawn from a fixed seed."""
-    if vocabulary > model.get_input_embeddings().num_embeddings:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RESIZE_SEED)
-            model.resize_token_embeddings(vocabulary)

@@ -18,5 +18,3 @@ warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureW
 warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys", category=RuntimeWarning)
 # a GPTQ base says how it is quantised, we say with which kernels
 warnings.filterwarnings("ignore", message="You passed `quantization_config`", category=UserWarning)
-# accelerate's and torch's words about FSDP 1, which was asked for
-warnings.filterwarnings("ignore", message="sharding_strategy is deprecated|FSDP.state_dict_type", category=FutureWarning)

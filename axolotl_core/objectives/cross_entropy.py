@@ -100,8 +100,11 @@ def kernel_difference(model: Any, autocast: torch.dtype | None, device: torch.de
     head = head_of(model)
     if not is_plain(head):
         return "the output layer is not a plain one"
-    weight = head.weight.detach().to(device)
     generator = torch.Generator().manual_seed(0)
+    weight = head.weight.detach()
+    if not any(weight.stride()):  # without weights of its own yet: any others do as well
+        weight = torch.randn(weight.shape, generator=generator).mul_(weight.shape[1] ** -0.5).to(weight.dtype)
+    weight = weight.to(device)
     states_NH = torch.randn(PROBED, weight.shape[1], generator=generator).to(weight.device, weight.dtype)
     labels_N = torch.randint(weight.shape[0], (PROBED,), generator=generator).to(weight.device)
     bias = None if head.bias is None else head.bias.detach().to(device)
@@ -132,7 +135,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         of_states, of_weight, of_bias = ctx.needs_input_grad[:3]
         total = torch.zeros((), device=states_NH.device)
         grad_NH = torch.zeros_like(states_NH) if of_states else None
-        grad_VH = torch.zeros_like(weight_VH) if of_weight else None
+        grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if of_weight else None  # a sum over chunks, which 16 bits would round
         grad_V = torch.zeros_like(bias_V) if of_bias else None
         body = chunk_body(kind)
         with torch.autocast(kind, enabled=False):
@@ -150,7 +153,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                         grad_NH[chunk] = slope @ weight
                     if grad_VH is not None:
                         grad_VH.addmm_(slope.T, states) if grad_VH.dtype == dtype else grad_VH.add_(slope.T @ states)
-        ctx.save_for_backward(grad_NH, grad_VH, grad_V)
+        ctx.save_for_backward(grad_NH, None if grad_VH is None else grad_VH.to(weight_VH.dtype), grad_V)
         return total
 
     @staticmethod

@@ -106,13 +106,13 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
         taken = {**{key: value for key, value in given.items() if key != "sharding_strategy"}, "sharding_strategy": instead}
         yield "fsdp_config", {"fsdp_config": taken}, f"sharding_strategy {instead}, over all processes alike"
         machine = machine.model_copy(update={"fsdp_config": taken})
-    fsdp = fsdp_of(machine)
+    fsdp_of(machine)
     what = _unsharded(params, "fsdp")
     if what is not None:
         yield "fsdp", {"fsdp": None}, f"cannot shard {what} over processes; each process holds all of it"
-    elif fsdp is not None and fsdp.version == 1 and params.adapter.adapter is not None:
+    elif str(given.get("version")) == "1":
         config = {key: value for key, value in machine.fsdp_config.items() if key.removeprefix("fsdp_") != "version"}
-        yield "fsdp_config", {"fsdp_config": config}, "FSDP 2 is taken, as FSDP 1 is for training all weights"
+        yield "fsdp_config", {"fsdp_config": config}, "FSDP 2 is taken, with the same results: PyTorch has given up FSDP 1"
 
 
 def _deepspeed(machine: Machine, params: Params) -> Iterator[Change]:

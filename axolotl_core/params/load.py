@@ -16,7 +16,7 @@ from axolotl_core.params.conflicts import conflicts
 from axolotl_core.params.datasets import UserPrompt
 from axolotl_core.params.document import Document, Where, read, scalar
 from axolotl_core.params.flat.sectioned import rename_in_datasets, replace_removed_optimizer, with_names
-from axolotl_core.params.flat.translate import batch_of, countable, is_flat, place_of, translate, what_became_of
+from axolotl_core.params.flat.translate import PER_PROCESS, batch_of, countable, is_flat, place_of, translate, what_became_of
 from axolotl_core.params.params import SECTIONS, Params, section_of
 from axolotl_core.params.section import Section, acted_on, is_secret, show
 
@@ -55,7 +55,8 @@ def sections_of(path: Path) -> tuple[Document, list[str]]:
     notable = [
         migration
         for migration in made.migrations
-        if migration.status == "replaced" or (migration.status == "left out" and not migration.stops)
+        if (migration.status == "replaced" and migration.option not in PER_PROCESS)
+        or (migration.status == "left out" and not migration.stops)
     ]
     lines = [f"{document.place(place_of(migration))}: {migration.option} → {migration.message}" for migration in notable]
     if countable(document.values) and not made.document.values.get("machine", {}).get("num_processes"):
@@ -103,17 +104,7 @@ def validate(document: Document) -> Params:
         problems += [f"{document.place(where)}: {message}" for where, message in conflicts(params)]
     if problems:
         raise ParamsError("\n".join(dict.fromkeys(problems)))
-    return resolved(params)
-
-
-def resolved(params: Params) -> Params:
-    """batch_size in the place of gradient_accumulation_steps: the rows of a step are what, how they are cut is how."""
-    training = params.training
-    if training.batch_size is not None:
-        return params
-    rows = params.machine.micro_batch_size * (training.gradient_accumulation_steps or 1) * (params.machine.num_processes or 1)
-    values = {"batch_size": rows, "gradient_accumulation_steps": None}
-    return params.model_copy(update={"training": training.model_copy(update=values)})
+    return params
 
 
 def unsupported(params: Params) -> Iterator[tuple[Where, str]]:

@@ -1,8 +1,7 @@
 """What machine.fsdp, fsdp_config and deepspeed ask for, in one spelling.
 
-`fsdp` and `fsdp_config` are read as Axolotl's README writes them; FSDP 2 is the default, `fsdp_config: {version: 1}` asks
-for the old one. A DeepSpeed file says how memory is shared out, never how weights move: optimizer, schedule, clipping,
-batch size and dtype are those of params.yaml.
+`fsdp` and `fsdp_config` are read as Axolotl's README writes them; it is always FSDP 2 that runs. A DeepSpeed file says how memory is
+shared out, never how weights move: optimizer, schedule, clipping, batch size and dtype are those of params.yaml.
 """
 
 import json
@@ -49,7 +48,6 @@ DECIDED = (
 class Fsdp:
     """reshard: weights are given up again after the forward pass (full_shard). layers: class names, empty: the model's own."""
 
-    version: int = 2
     reshard: bool = True
     offload: bool = False
     layers: tuple[str, ...] = ()
@@ -83,7 +81,7 @@ def fsdp_of(machine: Machine) -> Fsdp | None:
     layers = layers.split(",") if isinstance(layers, str) else layers
     if not isinstance(layers, list | tuple) or not all(isinstance(layer, str) for layer in layers):
         raise ParamsError(f"machine.fsdp_config: transformer_layer_cls_to_wrap is {layers}, wanted names of classes")
-    return Fsdp(int(version), reshard, offload, tuple(layer.strip() for layer in layers))
+    return Fsdp(reshard, offload, tuple(layer.strip() for layer in layers))
 
 
 STRATEGIES = {"FULL_SHARD": True, "SHARD_GRAD_OP": False, "1": True, "2": False, "TRUE": True, "FALSE": False}

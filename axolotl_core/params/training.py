@@ -30,10 +30,8 @@ Schedules = Literal[
 class Training(Section):
     """Optimizer, schedule, batch size, precision."""
 
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Rows an optimizer step sees, over all processes; accumulation follows from machine.micro_batch_size."""
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] | None = None
-    """Micro-batches a step, where batch_size is not given: batch_size is then micro_batch_size times this; unset: 1."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Rows an optimizer step sees, over all processes; gradient accumulation follows from machine.micro_batch_size."""
     num_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the training rows; fractions are allowed."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -135,11 +133,6 @@ def _warmup_for_nothing(training: Training) -> dict[str, Any]:
 
 
 CONFLICTS = (
-    Conflict(
-        "gradient_accumulation_steps",
-        lambda t: t.batch_size is not None and t.gradient_accumulation_steps is not None,
-        "gradient_accumulation_steps and batch_size are both set, and one follows from the other; remove one",
-    ),
     Conflict(
         "warmup_ratio",
         lambda t: t.warmup_steps is not None and t.warmup_ratio is not None,

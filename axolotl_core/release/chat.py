@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, TextIteratorStreamer
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.errors import DataError, ModelError
+from axolotl_core.models.embeddings import embedding_rows
 from axolotl_core.models.forward import unwrap
-from axolotl_core.models.load import embedding_rows, load_model
+from axolotl_core.models.load import load_model
 from axolotl_core.models.pin import open_pinned
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.params.machine import Machine

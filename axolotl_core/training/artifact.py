@@ -75,7 +75,7 @@ def write(strategy: Strategy, model: Any, base: Path, out: Path, base_model: str
         config = json.loads((out / "config.json").read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
         (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    return _write_full(strategy, base, out, weights, save, lambda rounded: strategy.load_full_weights(rounded), rows)
+    return _write_full(strategy, base, out, weights, save, lambda _: strategy.round_weights(dtype_of(base)), rows)
 
 
 def _write_full(
@@ -95,7 +95,8 @@ def _write_full(
         save()
         _same(out, dict(load_on_cpu(out).named_parameters(remove_duplicate=False)), rounded)
     strategy.wait()
-    if take is None or all(torch.equal(rounded[name].to(weight.dtype), weight) for name, weight in weights.items()):
+    changed = any(not torch.equal(rounded[name].to(weight.dtype), weight) for name, weight in weights.items())
+    if take is None or not strategy.any(changed):
         return Written("full")
     before = _loss(strategy, rows)
     take({name: weight.float() for name, weight in rounded.items()})

@@ -27,6 +27,7 @@ from axolotl_core.tracking.logger import Logger
 from axolotl_core.tracking.tracker import Tracker
 from axolotl_core.training.config import Run, TrainConfig
 from axolotl_core.training.early_stopping import is_diverged, is_over
+from axolotl_core.training.garbage import collect, collected_between_steps
 from axolotl_core.training.signals import Signals
 from axolotl_core.training.step import PendingMetrics, seed_everything, train_step
 
@@ -82,7 +83,7 @@ class Loop:
         for note in notes:
             self.tracker.print(note)
         try:
-            with Signals(quiet=not self.strategy.main).listening() as self.signals:
+            with collected_between_steps(), Signals(quiet=not self.strategy.main).listening() as self.signals:
                 if self.evaluate and not self.log and not self._take_evaluation(0):
                     raise Interrupted("training was stopped before its first step; the same command starts it")
                 self.strategy.objective.train()
@@ -110,6 +111,7 @@ class Loop:
                 stop |= self._read_pending()
             if (is_boundary or stop) and self._end_step(step, stop):
                 return step
+            collect(step)
         return max(done, self.plan.total)
 
     def _train_step(self, step: int) -> PendingMetrics:

@@ -17,11 +17,13 @@ from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.kernels.choose import choose_loss, replace_layers, unmet
 from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.compiler import COMPILER_ERRORS
+from axolotl_core.models.embeddings import embedding_rows
 from axolotl_core.models.forward import ForwardSpec, unwrap
-from axolotl_core.models.load import device_of, embedding_rows, load_model
-from axolotl_core.models.precision import Precision, choose
+from axolotl_core.models.load import device_of, load_model
+from axolotl_core.models.precision import Precision
 from axolotl_core.models.self_test import difference, self_test
 from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
+from axolotl_core.models.skeleton import BaseWeights
 from axolotl_core.objectives.cross_entropy import Kernel, chunk_body, head_of, kernel_difference, loss_and_slope
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
@@ -44,6 +46,8 @@ class Ready:
     """Of the loss, None for PyTorch."""
     offload: bool = False
     """Whether activations are kept in the machine's memory."""
+    weights: BaseWeights | None = None
+    """What the model's modules are filled with as they are sharded; None where it has its weights."""
     notes: tuple[str, ...] = ()
     """Sentences about preferences of the machine section that were not met."""
 
@@ -56,18 +60,29 @@ class Ready:
         )
 
 
-def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | None) -> Ready:
-    """base: a folder with the base's weights; initial_adapter: lora_model_dir.
+def check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path | None) -> Any:
+    """What the base's config alone says: learned positions, and whether new tokens are trained; the model on the meta device.
 
-    Raises ParamsError for rows longer than learned positions and for new tokens that nothing trains; ModelError where model,
-    adapter, packing or attention do not fit each other.
+    Raises ParamsError for rows longer than learned positions and for new tokens that nothing trains.
+    """
+    shape = model_on_meta(base)
+    check_positions(shape, data.train.sequence_len)
+    if adapter.adapter is not None and initial_adapter is None:
+        targets = [] if isinstance(adapter.lora_target_modules, str) else adapter.lora_target_modules
+        check_new_tokens(shape, data.new_tokens, {name.rpartition(".")[2] for name in (*adapter.lora_modules_to_save, *targets)})
+    return shape
+
+
+def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | None, precision: Precision, *, empty: bool) -> Ready:
+    """base: a folder with the base's weights; initial_adapter: lora_model_dir; empty: the model is filled when it is sharded, unless an
+    adapter is made from its weights.
+
+    Raises ModelError where model, adapter, packing or attention do not fit each other.
     """
     adapter, training, machine = config.adapter, config.training, config.machine
-    device = device_of(machine)
-    full = adapter.adapter is None
-    precision = choose(training, config.model, device, full=full)
+    device, full = device_of(machine), adapter.adapter is None
+    empty = empty and not adapter.peft_use_dora and initial_adapter is None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(machine.tf32)
-    _check_shape(base, data, adapter, initial_adapter)
     loaded = load_model(
         base,
         machine,
@@ -77,9 +92,10 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
         quantise=config.model,
         autocast=precision.autocast,
         on=torch.device("cpu") if machine.fsdp or machine.deepspeed else None,  # unsharded it may not fit one GPU
+        empty=empty,
     )
-    here = loaded.model.device.type == device.type
-    if data.packed and (here or loaded.attention in ON_ANY_DEVICE):  # else a small model has shown it
+    here = loaded.weights is None and loaded.model.device.type == device.type
+    if data.packed and loaded.weights is None and (here or loaded.attention in ON_ANY_DEVICE):  # else a small model has shown it
         self_test(loaded.model, loaded.spec, precision.autocast, eager=not loaded.compared)
     changed = partial(difference, loaded.model, loaded.spec, precision.autocast) if here else _unseen
     notes = [*loaded.notes, *unmet(machine, loaded.need), *replace_layers(loaded.model, machine, loaded.need, changed)]
@@ -87,6 +103,8 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
     model = loaded.model if full else lora.attach(loaded.model, adapter, initial_adapter, notes.append)
     if precision.autocast and not full:
         lora.leave_casts_to_autocast(model)
+    elif not full:
+        lora.cast_saved_modules(model, precision.frozen)
     if training.unfrozen_parameters:
         unfreeze(model, training.unfrozen_parameters)
     if machine.gradient_checkpointing:
@@ -99,7 +117,18 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
         notes.append("the loss is not compiled: torch.compile does not work on this machine; it takes more time and the same memory")
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     offload = bool(machine.activation_offloading) or machine.gradient_checkpointing == "offload"
-    return Ready(model, loaded.spec, loaded.attention, precision, device, trained, kernel, offload and device.type != "cpu", tuple(notes))
+    return Ready(
+        model,
+        loaded.spec,
+        loaded.attention,
+        precision,
+        device,
+        trained,
+        kernel,
+        offload and device.type != "cpu",
+        loaded.weights,
+        tuple(notes),
+    )
 
 
 def _unseen(change: Callable[[], object]) -> None:
@@ -114,15 +143,6 @@ def unlike_pytorch(model: Any, spec: ForwardSpec, autocast: torch.dtype | None, 
     if head_of(model).weight.requires_grad and (reason := getattr(kernel, "FROZEN_ONLY", None)):
         return str(reason)
     return kernel_difference(model, autocast, device, kernel.loss_sum)
-
-
-def _check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path | None) -> None:
-    """What the base's config alone says: learned positions, and whether new tokens are trained."""
-    shape = model_on_meta(base)
-    check_positions(shape, data.train.sequence_len)
-    if adapter.adapter is not None and initial_adapter is None:
-        targets = [] if isinstance(adapter.lora_target_modules, str) else adapter.lora_target_modules
-        check_new_tokens(shape, data.new_tokens, {name.rpartition(".")[2] for name in (*adapter.lora_modules_to_save, *targets)})
 
 
 def unfreeze(model: Any, patterns: Sequence[str]) -> None:

@@ -81,9 +81,14 @@ def train_step(
             strategy.backward(loss)
         total += loss.detach()
     norm = strategy.step()
-    counts = torch.tensor([float(tokens), float(stop())], device=strategy.device)
+    counts = _place(torch.tensor([float(tokens), float(stop())]), strategy.device)
     sent, on_device = _send(torch.cat([strategy.sum(torch.cat([total[None], counts])), norm[None]]))
     return PendingMetrics(step, learning_rate, sent, on_device, strategy.scaler is not None)
+
+
+def _place(values: Tensor, device: torch.device) -> Tensor:
+    """On the device, which is not waited for."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _send(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":

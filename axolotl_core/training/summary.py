@@ -9,6 +9,9 @@ from axolotl_core.params.machine import Machine
 from axolotl_core.params.training import Training
 from axolotl_core.training.artifact import Rounding
 
+MOST_IDLE = 0.25
+"""Share of a step's passes that may be without a row before it is worth a sentence."""
+
 
 def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, training: Training, data: Data) -> list[str]:
     """Rows, tokens, steps and learning rates:
@@ -35,8 +38,13 @@ def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, tra
         lines.append(f"the learning rate is 0 in every step (warmup_steps {warmup}), so nothing is trained; set warmup_steps: 0")
     rates = ", ".join(f"{training.learning_rate * schedule.factor(step):.3g} at step {step + 1:,}" for step in steps)
     lines.append(f"learning rate {rates} ({training.lr_scheduler}); {training.optimizer}")
-    if ranks > 1 and micro < machine.micro_batch_size:
-        lines.append(f"micro-batches have {_count(micro, 'row')}, so that all {ranks} ranks have work; raise batch_size for more")
+    idle = 1 - rows / (micro * turns * ranks)
+    if ranks > 1 and (rows < ranks * machine.micro_batch_size or idle > MOST_IDLE):
+        lost = f", and {idle:.0%} of the passes have none" if idle else ""
+        lines.append(
+            f"{_count(rows, 'row')} a step are few for {ranks} ranks: micro-batches have {_count(micro, 'row')}{lost}; "
+            f"a training.batch_size that {ranks * machine.micro_batch_size} divides fills them all"
+        )
     return lines
 
 

@@ -14,10 +14,12 @@ from axolotl_core.checkpoints.store import Checkpoint
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import ParamsError
+from axolotl_core.models.load import device_of
 from axolotl_core.models.pin import Pinned
+from axolotl_core.models.precision import choose
 from axolotl_core.objectives.sft import Objective
 from axolotl_core.optim.optimizers import make_optimizer
-from axolotl_core.optim.schedules import make_schedule
+from axolotl_core.optim.schedules import Schedule, make_schedule
 from axolotl_core.params.training import Training, requires_validation
 from axolotl_core.tracking.loggers import make_loggers
 from axolotl_core.tracking.tracker import VALIDATION
@@ -26,7 +28,7 @@ from axolotl_core.training.artifact import Written
 from axolotl_core.training.config import Run, TrainConfig
 from axolotl_core.training.loop import Loop, Outcome
 from axolotl_core.training.out_of_memory import explained
-from axolotl_core.training.setup import Ready, set_up
+from axolotl_core.training.setup import Ready, check_shape, set_up
 from axolotl_core.training.validation import evaluate_validation, predict_validation
 
 ROUNDING_ROWS = 8
@@ -56,57 +58,61 @@ def train_model(data: Data, pinned: Pinned, config: TrainConfig, run: Run) -> Tr
     strategy: Strategy | None = None
     with ExitStack() as stack:
         stack.enter_context(explained(config.training, config.machine, lambda: strategy))
-        ready = set_up(pinned.folder, data, config, run.initial_adapter)
-        pinned.check()
+        shape = check_shape(pinned.folder, data, config.adapter, run.initial_adapter)
+        device = device_of(config.machine)
+        precision = choose(config.training, config.model, device, full=config.adapter.adapter is None)
         strategy = start_strategy(
-            config.machine,
-            ready.precision,
-            run.root,
-            device=ready.device,
-            max_grad_norm=config.training.max_grad_norm,
-            model=ready.model,
+            config.machine, precision, run.root, device=device, max_grad_norm=config.training.max_grad_norm, model=shape
         )
         stack.callback(strategy.close)
-        if strategy.main:
-            stack.enter_context(store.locked(run.folder))
-        for line in (
-            *summary.arithmetic(plan, schedule, strategy.ranks, config.machine, config.training, data),
-            ready.summary(),
-            *ready.notes,
-            *strategy.notes,
-        ):
-            strategy.print_main(line)
-        start, notes = _start(strategy, config, run)
-        relora = _relora(ready, pinned.folder, config)
-        objective = Objective(
-            ready.model, ready.spec, strategy.autocast, config.training.neftune_noise_alpha, offload=ready.offload, kernel=ready.kernel
-        )
-        strategy.prepare(objective, make_optimizer(ready.model.named_parameters(), config.training, config.adapter))
-        loggers = make_loggers(config.tracking, run.identity, run.root, ready.model, strategy.print_main) if strategy.main else ()
-        for logger in loggers:
-            stack.callback(logger.close)
-        outcome = Loop(
-            strategy,
-            data.train,
-            plan,
-            schedule,
-            config,
-            run,
-            evaluate=partial(evaluate_validation, strategy, data, config.machine.micro_batch_size) if len(data.validation) else None,
-            relora=relora,
-            loggers=loggers,
-            predict=partial(predict_validation, ready, strategy.autocast, data, config.evaluation) if strategy.can_generate else None,
-            branched_at=resume.branched_at(run.branch),
-        ).train(start, notes)
-        written = _write(strategy, ready, data, pinned, config, run, relora)
-        for logger in loggers:
-            logger.ended(run.out)
-        return Trained(
-            outcome.log,
-            written.kind,
-            _metrics(outcome, written, plan, ready, strategy),
-            _validation(outcome, written, starts_from_base=run.branch is None and config.adapter.lora_model_dir is None),
-        )
+        with strategy.watch:
+            return _train(stack, strategy, plan, schedule, data, pinned, config, run)
+
+
+def _train(
+    stack: ExitStack, strategy: Strategy, plan: Plan, schedule: Schedule, data: Data, pinned: Pinned, config: TrainConfig, run: Run
+) -> Trained:
+    """stack: what is closed after the last step, whatever ends it."""
+    if strategy.main:
+        stack.enter_context(store.locked(run.folder))
+    strategy.wait()  # no model is loaded before the run is known to be theirs alone
+    for line in (*summary.arithmetic(plan, schedule, strategy.ranks, config.machine, config.training, data), *strategy.notes):
+        strategy.print_main(line)
+    ready = set_up(pinned.folder, data, config, run.initial_adapter, strategy.precision, empty=strategy.shards_weights)
+    pinned.check()
+    for line in (ready.summary(), *ready.notes):
+        strategy.print_main(line)
+    start, notes = _start(strategy, config, run)
+    relora = _relora(ready, pinned.folder, config)
+    objective = Objective(
+        ready.model, ready.spec, strategy.autocast, config.training.neftune_noise_alpha, offload=ready.offload, kernel=ready.kernel
+    )
+    strategy.prepare(objective, lambda: make_optimizer(ready.model.named_parameters(), config.training, config.adapter), ready.weights)
+    loggers = make_loggers(config.tracking, run.identity, run.root, ready.model, strategy.print_main) if strategy.main else ()
+    for logger in loggers:
+        stack.callback(logger.close)
+    outcome = Loop(
+        strategy,
+        data.train,
+        plan,
+        schedule,
+        config,
+        run,
+        evaluate=partial(evaluate_validation, strategy, data, config.machine.micro_batch_size) if len(data.validation) else None,
+        relora=relora,
+        loggers=loggers,
+        predict=partial(predict_validation, ready, strategy.autocast, data, config.evaluation) if strategy.can_generate else None,
+        branched_at=resume.branched_at(run.branch),
+    ).train(start, notes)
+    written = _write(strategy, ready, data, pinned, config, run, relora)
+    for logger in loggers:
+        logger.ended(run.out)
+    return Trained(
+        outcome.log,
+        written.kind,
+        _metrics(outcome, written, plan, ready, strategy),
+        _validation(outcome, written, starts_from_base=run.branch is None and config.adapter.lora_model_dir is None),
+    )
 
 
 def _plan(data: Data, training: Training) -> Plan:

@@ -24,8 +24,8 @@ from tests.conftest import ALPACA, PARAMS, REPOSITORY, TALKS, edit, stage, write
 LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
 SETTINGS = {
     "ddp": {},
-    "fsdp2": {"machine.fsdp": "[full_shard, auto_wrap]"},
-    "fsdp1": {"machine.fsdp": "[full_shard, auto_wrap]", "machine.fsdp_config": "{version: 1}"},
+    "fsdp": {"machine.fsdp": "[full_shard, auto_wrap]"},
+    "fsdp offload": {"machine.fsdp": "[shard_grad_op, auto_wrap, offload]"},
     "zero1": {"machine.deepspeed": "zero1"},
     "zero2": {"machine.deepspeed": "zero2"},
     "zero3": {"machine.deepspeed": "deepspeed/zero3.json"},
@@ -39,13 +39,7 @@ def words(options: dict[str, str]) -> list[str]:
 
 
 def started(project: Path, kind: str, processes: int = 2) -> subprocess.Popen:
-    """DDP and ZeRO by the product's own start, FSDP by torchrun on the tests' module, since accelerate has none on CPUs."""
-    options = words(LONG | SETTINGS[kind])
-    if kind.startswith("fsdp"):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = [*torchrun, "-m", "tests.distributed.fsdp_on_cpu", *options]
-    else:
-        command = [*MAIN, "train", *options, "--set", f"machine.num_processes={processes}"]
+    command = [*MAIN, "train", *words(LONG | SETTINGS[kind]), "--set", f"machine.num_processes={processes}"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
@@ -126,7 +120,7 @@ def ended(project: Path, process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("kind", sorted(SETTINGS.keys() - {"fsdp1", "zero1"}))  # zero1: below, with all weights
+@pytest.mark.parametrize("kind", sorted(SETTINGS.keys() - {"fsdp offload", "zero1"}))  # these: below, with all weights
 def test_two_processes_train_lora_as_one_does_and_any_number_goes_on_from_them(ground, tmp_path: Path, monkeypatch, kind: str):
     two = ground("lora").copy("prepared", tmp_path)
     process = started(two, kind)
@@ -196,24 +190,24 @@ def test_a_mistake_in_many_processes_is_said_once(ground, tmp_path: Path):
 @pytest.mark.parametrize(
     ("machine", "wanted"),
     [
-        ({"fsdp": ["full_shard", "auto_wrap"]}, Fsdp(2, True, False)),
-        ({"fsdp": ["shard_grad_op auto_wrap offload"]}, Fsdp(2, False, True)),
-        ({"fsdp": True, "fsdp_config": {"version": 1}}, Fsdp(1, True, False)),
+        ({"fsdp": ["full_shard", "auto_wrap"]}, Fsdp(True, False)),
+        ({"fsdp": ["shard_grad_op auto_wrap offload"]}, Fsdp(False, True)),
+        ({"fsdp": True, "fsdp_config": {"version": 1}}, Fsdp(True, False)),
         (
             {
                 "fsdp": ["full_shard"],
                 "fsdp_config": {"fsdp_offload_params": True, "fsdp_transformer_layer_cls_to_wrap": "LlamaDecoderLayer"},
             },
-            Fsdp(2, True, True, ("LlamaDecoderLayer",)),
+            Fsdp(True, True, ("LlamaDecoderLayer",)),
         ),
-        ({"fsdp": True, "fsdp_config": {"fsdp_offload_params": "false", "fsdp_version": "2"}}, Fsdp(2, True, False)),
-        ({"fsdp": True, "fsdp_config": {"fsdp_offload_params": "True"}}, Fsdp(2, True, True)),
-        ({"fsdp": True, "fsdp_config": {"fsdp_sharding_strategy": "SHARD_GRAD_OP"}}, Fsdp(2, False, False)),
-        ({"fsdp": True, "fsdp_config": {"sharding_strategy": 2}}, Fsdp(2, False, False)),
-        ({"fsdp": True, "fsdp_config": {"fsdp_reshard_after_forward": "FULL_SHARD"}}, Fsdp(2, True, False)),
-        ({"fsdp": True, "fsdp_config": {"reshard_after_forward": "false"}}, Fsdp(2, False, False)),
-        ({"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["A", "B"]}}, Fsdp(2, True, False, ("A", "B"))),
-        ({"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": "A, B"}}, Fsdp(2, True, False, ("A", "B"))),
+        ({"fsdp": True, "fsdp_config": {"fsdp_offload_params": "false", "fsdp_version": "2"}}, Fsdp(True, False)),
+        ({"fsdp": True, "fsdp_config": {"fsdp_offload_params": "True"}}, Fsdp(True, True)),
+        ({"fsdp": True, "fsdp_config": {"fsdp_sharding_strategy": "SHARD_GRAD_OP"}}, Fsdp(False, False)),
+        ({"fsdp": True, "fsdp_config": {"sharding_strategy": 2}}, Fsdp(False, False)),
+        ({"fsdp": True, "fsdp_config": {"fsdp_reshard_after_forward": "FULL_SHARD"}}, Fsdp(True, False)),
+        ({"fsdp": True, "fsdp_config": {"reshard_after_forward": "false"}}, Fsdp(False, False)),
+        ({"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["A", "B"]}}, Fsdp(True, False, ("A", "B"))),
+        ({"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": "A, B"}}, Fsdp(True, False, ("A", "B"))),
         ({}, None),
     ],
 )
@@ -266,10 +260,18 @@ def test_our_deepspeed_files_leave_everything_to_params_yaml(stage_: int):
     assert "optimizer" not in settings
 
 
-def test_fsdp_on_a_machine_without_it_is_told_and_not_dropped(project: Path, axolotl):
-    done = axolotl("stage", "train", "--set", "machine.fsdp=true", "--set", "machine.num_processes=1", cwd=project, status=1)
-    assert "machine.fsdp was requested, but accelerate runs" in done.stderr
-    assert "fsdp requires several GPUs, remove it" in done.stderr
+def test_one_process_trains_under_fsdp_too(ground, tmp_path: Path):
+    one = ground("full").copy("prepared", tmp_path)
+    finished(one, "fsdp", processes=1)
+    same(ground("full").trained, one)
+
+
+def test_a_layer_that_the_model_has_not_is_told_before_a_weight_is_read(project: Path, axolotl):
+    wrapped = "machine.fsdp_config={transformer_layer_cls_to_wrap: GPT2Block}"
+    options = ("--set", "machine.fsdp=true", "--set", wrapped, "--set", "machine.num_processes=1")
+    told = axolotl("stage", "train", *options, cwd=project, status=1).stderr
+    assert "transformer_layer_cls_to_wrap is GPT2Block, which is no class of a module of LlamaForCausalLM" in told
+    assert "its layers are LlamaDecoderLayer" in told
 
 
 def test_accelerate_launch_starts_the_stage_too(ground, tmp_path: Path):

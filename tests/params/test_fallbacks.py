@@ -44,7 +44,7 @@ def params(tmp_path: Path, text: str) -> Params:
             {"sharding_strategy": "FULL_SHARD"},
             "sharding_strategy FULL_SHARD",
         ),
-        ("adapter: {adapter: lora}\nmachine: {fsdp: true, fsdp_config: {version: 1}}\n", "fsdp_config", {}, "FSDP 2 is taken"),
+        ("machine: {fsdp: true, fsdp_config: {version: 1}}\n", "fsdp_config", {}, "FSDP 2 is taken"),
         (
             "machine: {fsdp: true, fsdp_config: {activation_checkpointing: true}}\n",
             "gradient_checkpointing",

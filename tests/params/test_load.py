@@ -63,8 +63,9 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
             "params.yaml:6: adapter is not acted on by this version; got 'llama-adapter', works now: unset, 'lora', 'qlora'",
         ),
         (
-            "training:\n  batch_size: 4\n  gradient_accumulation_steps: 2\n",
-            "params.yaml:7: gradient_accumulation_steps and batch_size are both set, and one follows from the other; remove one",
+            "training:\n  gradient_accumulation_steps: 2\n",
+            "params.yaml:6: 'gradient_accumulation_steps' is not an option of the section 'training'; it is not needed: it follows from "
+            "batch_size, the rows of a step over all processes, and machine.micro_batch_size",
         ),
         ("training:\n  warmup_steps: 1\n  warmup_ratio: 0.1\n", "params.yaml:7: warmup_ratio and warmup_steps are both set; remove one"),
         (
@@ -232,10 +233,11 @@ def test_merge_keys_are_understood(tmp_path: Path):
     assert load(write(tmp_path, text)).datasets["b"].type == "completion"
 
 
-def test_batch_size_follows_from_accumulation_where_it_is_not_given(tmp_path: Path):
-    text = BASE + "training: {gradient_accumulation_steps: 4}\nmachine: {micro_batch_size: 2}\n"
-    assert load(write(tmp_path, text)).training.batch_size == 8
-    assert load(write(tmp_path, BASE)).training.batch_size == 1
+@pytest.mark.parametrize("machine", ["{}", "{micro_batch_size: 2}", "{micro_batch_size: 3, num_processes: 4}"])
+def test_the_machine_does_not_decide_the_rows_of_a_step(tmp_path: Path, machine: str):
+    params = load(write(tmp_path, BASE + f"machine: {machine}\n"))
+    assert params.training.batch_size == 8
+    assert params.training.identity() == {}
 
 
 def test_defaults_do_not_enter_the_identity(tmp_path: Path):
@@ -275,18 +277,16 @@ def test_methods_that_do_not_go_together_are_told(tmp_path: Path, text: str, wan
     assert wanted in str(error.value)
 
 
-def test_batch_size_follows_from_accumulation_and_processes(tmp_path: Path):
-    path = tmp_path / "params.yaml"
+def test_the_batch_of_a_flat_file_is_a_product_that_the_machine_does_not_change(tmp_path: Path):
+    path = tmp_path / "old.yml"
     path.write_text(
-        "datasets:\n  a: {path: a.jsonl, type: alpaca}\nmodel:\n  base_model: x\ntraining:\n  gradient_accumulation_steps: 4\n"
-        "machine:\n  micro_batch_size: 2\n  num_processes: 3\n"
+        "base_model: x\ndatasets: [{path: a.jsonl, type: alpaca}]\ngradient_accumulation_steps: 4\nmicro_batch_size: 2\nnum_processes: 3\n"
     )
     assert load(path).training.batch_size == 24
-    assert load(path, ["machine.num_processes=1"]).training.batch_size == 8
-    assert (
-        load(path, ["training.gradient_accumulation_steps=null", "training.batch_size=24", "machine.num_processes=1"]).training.batch_size
-        == 24
-    )
+    assert load(path, ["machine.num_processes=1", "machine.micro_batch_size=1"]).training.batch_size == 24
+    assert load(path, ["training.batch_size=6"]).training.batch_size == 6
+    path.write_text("base_model: x\ndatasets: [{path: a.jsonl, type: alpaca}]\n")
+    assert load(path).training.batch_size == 1, "Axolotl's default"
 
 
 LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghij"))

@@ -1,6 +1,7 @@
 """The training loop: steps, when to evaluate and to save, checkpoints, what a resumed run ends with."""
 
 import copy
+import gc
 import json
 import math
 import os
@@ -42,7 +43,7 @@ from tests.rows_in_memory import CPU, FP32, LENGTHS, SPLIT, source
 
 def ready(model, optimizer, tmp_path: Path, precision: Precision = FP32, max_grad_norm: float = 0.0, **objective) -> Strategy:
     strategy = start_strategy(Machine(device="cpu"), precision, tmp_path, device=CPU, max_grad_norm=max_grad_norm, model=model)
-    strategy.prepare(Objective(model, SPLIT, strategy.autocast, **objective).train(), optimizer)
+    strategy.prepare(Objective(model, SPLIT, strategy.autocast, **objective).train(), lambda: optimizer)
     return strategy
 
 
@@ -81,6 +82,45 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_in_no_checkpoint(model, t
     with pytest.raises(TrainError, match=r"step 1: the loss is nan; lower learning_rate, or look at the rows of this step"):
         run(model, tmp_path, 4)
     assert checkpoint.steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"])
+def test_a_gradient_that_is_not_finite_changes_no_weight(model, tmp_path: Path, optimizer: str):
+    training = Training(optimizer=optimizer, learning_rate=1e-2)
+    strategy = ready(model, make_optimizer(model.named_parameters(), training, Adapter()), tmp_path)
+    train_step(strategy, source(LENGTHS), [0], step=1, seed=0, micro_batch_size=1)
+    before = copy.deepcopy(model.state_dict())
+    hook = model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient * math.inf)
+    metrics = train_step(strategy, source(LENGTHS), [1], step=2, seed=0, micro_batch_size=1)
+    hook.remove()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(TrainError, match="step 2: the gradient norm is"):
+        metrics.result()
+    train_step(strategy, source(LENGTHS), [1], step=2, seed=0, micro_batch_size=1)
+    assert not all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_finite_update_is_that_of_torch(model, tmp_path: Path):
+    """The flag that a fused optimizer reads changes no byte of it."""
+    other = copy.deepcopy(model)
+    strategy = ready(model, torch.optim.AdamW(model.parameters(), 1e-2, fused=True), tmp_path)
+    plain = torch.optim.AdamW(other.parameters(), 1e-2, fused=True)
+    for step in range(1, 4):
+        train_step(strategy, source(LENGTHS), [0], step=step, seed=0, micro_batch_size=1)
+        targets = source(LENGTHS).targets([0])
+        (Objective(other, SPLIT).train()(source(LENGTHS).batch([0]).place(CPU)) / targets).backward()
+        torch.nn.utils.clip_grad_norm_(other.parameters(), math.inf)
+        plain.step()
+        plain.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_garbage_is_collected_between_steps_alone(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = []
+    monkeypatch.setattr(loop_module, "train_step", lambda *a, **k: found.append(gc.isenabled()) or train_step(*a, **k))
+    run(model, tmp_path, 2)
+    assert found == [False, False]
+    assert gc.isenabled()
 
 
 def test_fp16_scales_the_loss_and_keeps_master_weights(model, tmp_path: Path):

@@ -92,6 +92,7 @@ NOT_NEEDED: Mapping[str, str] = {
     "preprocess_iterable": "rows are read one by one from any source",
     "axolotl_config_path": "params.yaml is the file",
     "use_wandb": "a wandb_project switches Weights & Biases on",
+    "gradient_accumulation_steps": "it follows from batch_size, the rows of a step over all processes, and machine.micro_batch_size",
     "auto_find_batch_size": "an out-of-memory error says which option to lower, and by how much",
     "gc_steps": "garbage is collected by Python and torch themselves",
 }

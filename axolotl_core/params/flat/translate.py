@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from axolotl_core.errors import nearest
+from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.document import Document, Where
 from axolotl_core.params.flat import datasets, values
 from axolotl_core.params.flat.migration import Migration
@@ -76,17 +76,19 @@ def what_became_of(option: str) -> str:
 
 
 def translate(document: Document, processes: int | None = None) -> Translation:
-    """processes: how many the old file was run on, whose product with its batch is batch_size; None leaves the batch as it is.
+    """processes: how many the old file was run on, whose product with its batch is batch_size; unset: its num_processes, or one.
 
-    Raises ParamsError where pretraining_dataset cannot be read. Unknown options are left out.
+    Raises ParamsError where pretraining_dataset cannot be read, or the batch is not counted in numbers. Unknown options are left out.
     """
+    given = document.values.get("num_processes")
+    processes = processes or (given if isinstance(given, int) else 1)
     translator = _Translator(document, Document(document.source, {}), [], replicas(document.values, processes))
     for option, value in sorted(document.values.items(), key=lambda item: item[0] not in LISTS):  # others look at the datasets
         if value is None:
             translator.tell(option, "not needed", "it is empty, so it has its default")
         else:
             translator.take(option, value)
-    if translator.processes is not None and translator.processes > 1 and not any(document.values.get(option) for option in PER_PROCESS):
+    if not any(document.values.get(option) for option in PER_PROCESS):
         _set_rows(translator, translator.processes)
     if document.values.get("sequence_len") is None and "max_packed_sequence_len" not in document.values:
         translator.out.set(("packing", "sequence_len"), DEFAULT_SEQUENCE_LEN)
@@ -100,10 +102,8 @@ def _head(migration: Migration) -> str:
     return re.split(r"[.:\[]", migration.option)[0]
 
 
-def replicas(found: dict[str, Any], processes: int | None) -> int | None:
+def replicas(found: dict[str, Any], processes: int) -> int:
     """Processes that see rows of their own: those of one context or tensor parallel group share theirs."""
-    if processes is None:
-        return None
     shared = 1
     for option in ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree"):
         size = found.get(option)
@@ -118,7 +118,7 @@ class _Translator:
     old: Document
     out: Document
     migrations: list[Migration]
-    processes: int | None
+    processes: int
 
     def take(self, option: str, value: Any) -> None:
         """Find what becomes of one option that has a value."""
@@ -222,8 +222,10 @@ def _base_model_config(given: _Translator, option: str, value: Any) -> None:
 
 def _batch(given: _Translator, option: str, value: Any) -> None:
     """The rows of a step: per process in Axolotl, over all processes here."""
-    if given.processes is None or not countable(given.old.values):
-        return given.put(option, value)
+    if not countable(given.old.values):
+        if not isinstance(value, int):
+            raise ParamsError(f"{given.old.place((option,))}: {option} is {value!r}, wanted a whole number")
+        return None
     if option == "micro_batch_size":
         given.put(option, value)
         if given.value("batch_size") or given.value("gradient_accumulation_steps"):
@@ -232,9 +234,7 @@ def _batch(given: _Translator, option: str, value: Any) -> None:
     if option == "gradient_accumulation_steps" and given.value("batch_size"):
         return given.tell(option, "not needed", "batch_size follows from batch_size of the old file")
     rows, each = batch_of(given.old.values)
-    given.put(
-        option, rows * given.processes, to="batch_size", message=f"{rows * given.processes} = {each} × {given.processes} (--num-gpus)"
-    )
+    given.put(option, rows * given.processes, to="batch_size", message=f"{rows * given.processes} = {each} × {given.processes} processes")
     return None
 
 

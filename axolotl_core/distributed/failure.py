@@ -1,0 +1,48 @@
+"""The end of all processes when one of them fails: those that wait for it in an exchange would wait until the timeout."""
+
+import os
+import threading
+from contextlib import suppress
+
+import torch
+from torch.distributed import distributed_c10d
+
+from axolotl_core.errors import Interrupted
+
+KEY = "axolotl/failed"
+POLL_S = 1.0
+LAST_WORDS_S = 5.0
+"""What a process has to print an error of its own, once another one has failed."""
+
+
+class FailureWatch:
+    """A block whose errors end all processes of the group: a thread ends this one soon after another one has left its block so.
+
+    A signal that ends the run (Interrupted) is no failure: all processes have agreed on it.
+    """
+
+    def __init__(self) -> None:
+        self.store = torch.distributed.PrefixStore("axolotl", distributed_c10d._get_default_store())
+        self.over = threading.Event()
+        self.failed = False
+        threading.Thread(target=self._watch, name="failure watch", daemon=True).start()
+
+    def __enter__(self) -> None:
+        """The thread runs since the watch was made."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.over.set()
+        if kind is None or issubclass(kind, Interrupted):
+            return
+        self.failed = True
+        with suppress(RuntimeError):  # the others may be gone, and the store with them
+            self.store.set(KEY, str(os.getpid()))
+
+    def _watch(self) -> None:
+        while not self.over.wait(POLL_S):
+            try:
+                failed = self.store.check([KEY])
+            except RuntimeError:  # the store is gone with the process that had it
+                return
+            if failed and not self.over.wait(LAST_WORDS_S):
+                os._exit(1)

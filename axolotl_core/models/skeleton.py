@@ -1,0 +1,113 @@
+"""A base model without its weights, which are read one at a time: for strategies where no process holds all of them.
+
+Its parameters have a shape and a dtype, but one number as their storage, so that adapters and wrapping policies find a model like any
+other. `BaseWeights.fill` gives a module its weights just before it is sharded: rank 0 reads them, the others get them from it.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from axolotl_core import world
+from axolotl_core.errors import ModelError
+from axolotl_core.models.embeddings import ends, grow_embeddings
+from axolotl_core.models.weights import Weights, weights_of_parameters
+
+OF_PEFT = (("base_model.model.", ""), (".base_layer.", "."), (".original_module.", "."), (".modules_to_save.default.", "."))
+"""What peft adds to a parameter's name → what stands there without it."""
+
+
+def skeleton(folder: Path, config: Any, attention: str, dtype: torch.dtype) -> Any:
+    """The model of a folder without weights, on the CPU; its buffers are real."""
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=attention, dtype=dtype)
+    model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_dict(json.loads((folder / "generation_config.json").read_text("utf-8-sig")))
+    kept = model._get_dtype_plan(dtype)  # parts that stay in fp32
+    for name, parameter in [*model.named_parameters()]:
+        of_part = next((kept[part] for part in name.split(".") if part in kept), dtype)
+        _put(model, parameter, torch.zeros((), dtype=of_part).expand(parameter.shape))
+    return model
+
+
+class BaseWeights:
+    """Weights of a skeleton, by the names of its parameters; only rank 0 reads them."""
+
+    def __init__(self, folder: Path, model: Any, vocabulary: int) -> None:
+        """model: a skeleton, whose embeddings grow to `vocabulary` rows. Raises ModelError where the folder lacks a weight."""
+        self.names = {name for name, _ in model.named_parameters()}
+        self.filled: set[str] = set()
+        self.source: Weights | None = None
+        if world.rank() == 0:
+            self.source = weights_of_parameters(folder, self.names)
+            if missing := sorted(self.names - self.source.files.keys() - self.source.tensors.keys()):
+                raise ModelError(f"{folder}: lacks the weight {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
+        stored = Weights(folder)
+        for name, buffer in model.named_buffers():
+            if name in stored.files:
+                buffer.copy_(stored.read(name))
+        if vocabulary > model.get_input_embeddings().num_embeddings:
+            self._grow(model, vocabulary)
+
+    def _grow(self, model: Any, vocabulary: int) -> None:
+        """New rows depend on the old ones, so rank 0 reads these now."""
+        if self.source is None:
+            model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        else:
+            for name, parameter in _of_ends(model):
+                _put(model, parameter, self.source.read(name).to(parameter.dtype))
+            grow_embeddings(model, vocabulary)
+            self.source.tensors |= {name: parameter.detach() for name, parameter in _of_ends(model)}
+        for _, parameter in _of_ends(model):
+            parameter.data = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+
+    @torch.no_grad()
+    def fill(self, module: nn.Module, place: str, device: torch.device, *, send: bool = True) -> None:
+        """Give a module the weights that it has of the base, on the device, but for those of modules in it that were filled before;
+        those of an adapter stay. Every process must call this.
+
+        place: the module's name in the model, with an adapter or without; send: rank 0 sends what it reads, else the others have room
+        for it and nothing in it.
+        """
+        for inner, parameter in module.named_parameters():
+            whole_name = f"{place}.{inner}".removeprefix(".")
+            name = base_name(whole_name)
+            if name not in self.names or whole_name in self.filled:
+                continue
+            self.filled.add(whole_name)
+            whole = (
+                torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                if self.source is None
+                else self.source.read(name).to(device, parameter.dtype)
+            )
+            if send:
+                torch.distributed.broadcast(whole, 0)
+            parameter.data = whole
+
+
+def base_name(name: str) -> str:
+    """The base's own name of a parameter of a model with an adapter."""
+    for wrapped, plain in OF_PEFT:
+        name = name.replace(wrapped, plain)
+    return name
+
+
+def _of_ends(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of the embeddings and the output layer, tied ones once."""
+    own = {parameter for module in ends(model) for parameter in module.parameters()}
+    return ((name, parameter) for name, parameter in [*model.named_parameters()] if parameter in own)
+
+
+def _put(model: nn.Module, old: nn.Parameter, new: Tensor) -> None:
+    """Replace a parameter wherever the model has it."""
+    parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+    for module in model.modules():
+        for name in [name for name, own in module._parameters.items() if own is old]:
+            module.register_parameter(name, parameter)

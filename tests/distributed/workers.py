@@ -1,0 +1,59 @@
+"""Processes that live for many tests and form a group anew for each: what takes time is not to train but to import torch."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class Workers:
+    """So many processes; `run` calls a function of a test module in all of them at once."""
+
+    def __init__(self, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # what is freed goes back to the system, so that memory can be measured
+        self.pipes: list[Connection] = []
+        for rank in range(count):
+            here, there = context.Pipe()
+            context.Process(target=_serve, args=(there, rank, count), daemon=True).start()
+            self.pipes.append(here)
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What it returns in each process, by rank. A failure in one of them is raised here, with its traceback."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        for pipe in self.pipes:
+            pipe.send((function, arguments, port))
+        found = [pipe.recv() for pipe in self.pipes]
+        told = [f"rank {rank}: {text}" for rank, (text, _) in enumerate(found) if text]
+        assert not told, "\n".join(told)
+        return [value for _, value in found]
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.send(None)
+
+
+def _serve(pipe: Connection, rank: int, count: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    while job := pipe.recv():
+        function, arguments, port = job
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        try:
+            pipe.send((None, function(*arguments)))
+        except BaseException:
+            pipe.send((traceback.format_exc(), None))
+        if "deepspeed" in sys.modules:  # which remembers its group of processes
+            from deepspeed.comm import comm
+            from deepspeed.utils import groups
+
+            comm.cdb, groups._WORLD_GROUP = None, None
