@@ -31,6 +31,11 @@ class Batch:
     def targets(self) -> int:
         return int((self.labels_BT != IGNORE_INDEX).sum())
 
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return int((self.dataset_ids_BT >= 0).sum())
+
     def place(self, device: torch.device) -> "Inputs":
         """On the device, without waiting for it: what has to be counted is counted here, on the CPU."""
         target_positions_N = (self.labels_BT[:, 1:] != IGNORE_INDEX).nonzero()

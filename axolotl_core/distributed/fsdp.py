@@ -35,8 +35,7 @@ class FSDP(Strategy):
         super().__init__(accelerator, precision, max_grad_norm, notes)
         self.fsdp = fsdp
         if not torch.distributed.is_initialized():  # a group of one
-            backend = "nccl" if self.device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+            torch.distributed.init_process_group(store=torch.distributed.HashStore(), rank=0, world_size=1)
 
     def prepare(self, objective: nn.Module, make_optimizer: Callable[[], Optimizer], weights: BaseWeights | None = None) -> None:
         on_gpu = self.device.type == "cuda"

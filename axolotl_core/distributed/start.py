@@ -24,6 +24,8 @@ from axolotl_core.params.machine import Machine
 from axolotl_core.params.sharding import deepspeed_of, fsdp_of
 
 DEFAULT_TIMEOUT_S = 1800
+BACKENDS = {"cpu": "gloo", "cuda": "cuda:nccl,cpu:gloo"}
+"""Of torch.distributed, by the type of device; a GPU's processes exchange what is offloaded to the machine's memory too."""
 
 
 def start_strategy(
@@ -56,7 +58,8 @@ def _accelerator(machine: Machine, device: torch.device, kind: DistributedType |
     """kind: what must come out, None for any but a sharded one. Raises MachineError where another one does."""
     on_cpu = device.type == "cpu"
     timeout = timedelta(seconds=machine.ddp_timeout or DEFAULT_TIMEOUT_S)
-    handlers = [InitProcessGroupKwargs(backend="gloo" if on_cpu else None, timeout=timeout), ddp.settings(machine)]
+    backend = BACKENDS.get(device.type) if kind is None else "gloo" if on_cpu else None
+    handlers = [InitProcessGroupKwargs(backend=backend, timeout=timeout), ddp.settings(machine)]
     found = Accelerator(
         cpu=on_cpu and kind is not DistributedType.DEEPSPEED,
         mixed_precision="no",  # autocast and the loss scaler are ours

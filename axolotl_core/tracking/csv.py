@@ -7,7 +7,18 @@ from typing import Any
 
 from axolotl_core.tracking.tracker import VALIDATION
 
-TRAIN_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "step_s", "memory_gib")
+TRAIN_COLUMNS = (
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_s",
+    "target_tokens_per_s",
+    "padding",
+    "step_s",
+    "memory_gib",
+)
 EVAL_COLUMNS = ("step", "eval_loss", "eval_perplexity", "eval_accuracy")
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -21,12 +22,14 @@ VALIDATION = "held_out"
 
 
 class StepMetrics(NamedTuple):
-    """Over all processes: loss in nats per target token, gradient norm before clipping, tokens with and without a label,
-    padding too, and whether a process was told to stop."""
+    """Over all processes: loss in nats per target token, gradient norm before clipping, tokens with a label and all of them, without
+    padding, what was padded, and whether a process was told to stop."""
 
     loss: float
     grad_norm: float
+    target_tokens: int
     tokens: int
+    padding: int
     stop: bool
 
 
@@ -51,7 +54,8 @@ class Tracker:
         self.watch = watch
         self.first, self.started = done, time.monotonic()
         self.last_line = self.last_step = self.started
-        self.speeds: list[float] = []
+        self.speeds: list[tuple[float, float]] = []
+        self.counted = np.zeros(2, np.int64)
         self.bar = tqdm(total=total, initial=done, unit="step", disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)
 
     def step(self, step: int, epoch: float, metrics: StepMetrics, learning_rate: float) -> None:
@@ -59,10 +63,13 @@ class Tracker:
         now = time.monotonic()
         seconds, self.last_step = max(1e-9, now - self.last_step), now
         speed = metrics.tokens / seconds
-        self.speeds.append(speed)
+        self.speeds.append((speed, metrics.target_tokens / seconds))
+        self.counted += np.array([metrics.tokens, metrics.padding])
         if step % self.logging_steps == 0 or step in (1, self.total) or (self.watch is not None and metrics.loss > self.watch):
             row = {"step": step, "epoch": round(epoch, 4), "loss": metrics.loss, "learning_rate": learning_rate}
             row |= {"grad_norm": metrics.grad_norm, "tokens_per_s": round(speed, 1), "step_s": round(seconds, 4)}
+            row |= {"target_tokens_per_s": round(metrics.target_tokens / seconds, 1)}
+            row |= {"padding": round(metrics.padding / max(1, metrics.tokens + metrics.padding), 4)}
             self._add(row | {"memory_gib": round(peak_memory() / 2**30, 3)})
         self.bar.set_postfix(loss=f"{metrics.loss:.3f}", lr=f"{learning_rate:.1e}", tokens_s=f"{speed:.0f}", refresh=False)
         self.bar.update()
@@ -88,10 +95,12 @@ class Tracker:
             tqdm.write(f"  {printable(line)}", file=sys.stderr if not self.bar.disable else sys.stdout)
             sys.stdout.flush()
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Median over the steps of this process, tokens of the training rows."""
-        return round(sorted(self.speeds)[len(self.speeds) // 2], 1) if self.speeds else 0.0
+    def throughput(self) -> dict[str, float]:
+        """Medians over the steps that were taken here, in tokens of training rows without padding, all and those with a label; and the
+        share of what the model ran on that was padding."""
+        tokens, targets = (sorted(speeds)[len(speeds) // 2] for speeds in zip(*self.speeds or [(0.0, 0.0)], strict=True))
+        padding = self.counted[1] / max(1, self.counted.sum())
+        return {"tokens_per_s": round(tokens, 1), "target_tokens_per_s": round(targets, 1), "padding": round(float(padding), 4)}
 
     def close(self) -> None:
         self.bar.close()

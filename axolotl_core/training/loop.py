@@ -42,7 +42,7 @@ class Outcome:
 
     log: list[dict[str, Any]]
     step: int
-    tokens_per_s: float
+    throughput: dict[str, float]
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Loop:
                 last = self._train_from(done)
         finally:
             self.tracker.close()
-        return Outcome(self.log, self._take_best(last), self.tracker.tokens_per_s)
+        return Outcome(self.log, self._take_best(last), self.tracker.throughput())
 
     def _train_from(self, done: int) -> int:
         """All steps behind `done`; the last one that was taken."""

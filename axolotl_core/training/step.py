@@ -34,19 +34,20 @@ class PendingMetrics:
     sent: Tensor
     on_device: "torch.cuda.Event | None"
     scaled: bool
+    target_tokens: int
 
     def result(self) -> StepMetrics:
         """Raises TrainError when the loss or the norm is not finite; with a loss scaler a norm that is not is a skipped step."""
         if self.on_device is not None:
             self.on_device.synchronize()
-        loss, tokens, stop, norm = self.sent.tolist()
+        loss, tokens, padding, stop, norm = self.sent.tolist()
         for name, value in (("loss", loss), *((("gradient norm", norm),) if not self.scaled else ())):
             if not math.isfinite(value):
                 raise TrainError(
                     f"step {self.step}: the {name} is {value}; lower learning_rate, or look at the rows of this step; "
                     "checkpoints written so far are of steps before it"
                 )
-        return StepMetrics(loss, norm, int(tokens), stop > 0)
+        return StepMetrics(loss, norm, self.target_tokens, int(tokens), int(padding), stop > 0)
 
 
 def train_step(
@@ -67,23 +68,24 @@ def train_step(
     targets = source.targets(rows)
     total = torch.zeros((), device=strategy.device)
     micro_batches = micro_batches_of_rank(rows, micro_batch_size, strategy.rank, strategy.ranks)
-    tokens = 0
+    tokens = padding = 0
     for micro in micro_batches:
         batch = source.batch(micro.rows or rows[:1])
         inputs = batch.place(strategy.device)
         if not micro.rows:
             inputs = inputs.untrained()
         else:
-            tokens += batch.ids_BT.numel()
+            tokens += batch.tokens
+            padding += batch.ids_BT.numel() - batch.tokens
         seed_everything(seed, step, micro.number)
         with strategy.micro_batch(last=micro is micro_batches[-1]):
             loss = strategy.objective(inputs) / max(1, targets)
             strategy.backward(loss)
         total += loss.detach()
     norm = strategy.step()
-    counts = _place(torch.tensor([float(tokens), float(stop())]), strategy.device)
+    counts = _place(torch.tensor([float(tokens), float(padding), float(stop())]), strategy.device)
     sent, on_device = _send(torch.cat([strategy.sum(torch.cat([total[None], counts])), norm[None]]))
-    return PendingMetrics(step, learning_rate, sent, on_device, strategy.scaler is not None)
+    return PendingMetrics(step, learning_rate, sent, on_device, strategy.scaler is not None, targets)
 
 
 def _place(values: Tensor, device: torch.device) -> Tensor:

@@ -168,7 +168,7 @@ def _metrics(outcome: Outcome, written: Written, plan: Plan, ready: Ready, strat
         "precision": ready.precision.name,
         "attention": ready.attention,
         "processes": strategy.ranks,
-        "tokens_per_s": outcome.tokens_per_s,
+        **outcome.throughput,
     }
     return found | ({"rounding": asdict(written.rounding)} if written.rounding else {})
 

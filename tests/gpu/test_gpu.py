@@ -17,13 +17,23 @@ from axolotl_core import lookup
 from axolotl_core.adapters import lora
 from axolotl_core.artifacts.manifest import artifact_digest
 from axolotl_core.attention.choose import KINDS, why_not
+from axolotl_core.distributed.start import start_strategy
 from axolotl_core.kernels.choose import LAYERS, LOSSES
 from axolotl_core.models.forward import ForwardSpec
-from axolotl_core.models.load import need_of
+from axolotl_core.models.load import load_model, need_of
+from axolotl_core.models.precision import choose
 from axolotl_core.models.self_test import difference, self_test, small_model
 from axolotl_core.objectives.cross_entropy import chunk_body, kernel_difference, loss_and_slope
+from axolotl_core.objectives.sft import Objective
+from axolotl_core.optim.optimizers import make_optimizer
+from axolotl_core.params.adapter import Adapter
+from axolotl_core.params.machine import Machine
+from axolotl_core.params.model import Model
+from axolotl_core.params.training import Training
+from axolotl_core.training.step import train_step
 from tests.attention.families import FAMILIES, config_of
 from tests.conftest import REPOSITORY, edit, stage
+from tests.rows_in_memory import LENGTHS, source
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU on this machine", allow_module_level=True)
@@ -114,12 +124,38 @@ def test_a_base_of_bf16_is_trained_exported_and_evaluated(base: Path, method: st
         ("machine.liger_rms_norm=true", "machine.liger_rope=true", "machine.liger_glu_activation=true"),
         ("machine.liger_fused_linear_cross_entropy=true",),
         ("machine.cut_cross_entropy=true",),
+        ("machine.fsdp=true", "machine.num_processes=1"),
+        ("machine.fsdp=[full_shard, offload]", "machine.num_processes=1"),
+        ("machine.fsdp=true", "machine.num_processes=1", "training.fp16=true"),
     ],
     ids=str,
 )
 def test_options_train(base: Path, options: tuple):
     stage("train", "machine.allow_fallback=false", *options)
     assert metrics(base)["eval_loss_after"] < metrics(base)["eval_loss_before"] - 1
+
+
+@pytest.mark.parametrize("zero", ["zero2", "zero3"])
+def test_zero_trains(base: Path, zero: str):
+    pytest.importorskip("deepspeed")
+    stage("train", f"machine.deepspeed={zero}", "machine.num_processes=1")
+    assert metrics(base)["eval_loss_after"] < metrics(base)["eval_loss_before"] - 1
+
+
+def test_a_step_never_waits_for_the_device(base: Path, tmp_path: Path):
+    device, training = torch.device("cuda", 0), Training(bf16=True)
+    machine, precision = Machine(), choose(training, Model(base_model="x"), device, full=True)
+    loaded = load_model(base / "model", machine, vocabulary=0, packed=True, dtype=precision.trained, autocast=precision.autocast)
+    strategy = start_strategy(machine, precision, tmp_path, device=device, max_grad_norm=1.0, model=loaded.model)
+    objective = Objective(loaded.model, loaded.spec, strategy.autocast).train()
+    strategy.prepare(objective, lambda: make_optimizer(loaded.model.named_parameters(), training, Adapter()))
+    for step in range(1, 5):
+        torch.cuda.set_sync_debug_mode("error" if step > 2 else "default")  # the first ones compile
+        try:
+            train_step(strategy, source(LENGTHS), [0, 1, 2], step=step, seed=0, micro_batch_size=2)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    strategy.close()
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

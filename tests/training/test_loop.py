@@ -84,6 +84,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_in_no_checkpoint(model, t
     assert checkpoint.steps(tmp_path) == []
 
 
+def test_padding_is_counted_apart_from_tokens(model, tmp_path: Path):
+    strategy, rows = ready(model, torch.optim.SGD(model.parameters(), 1.0), tmp_path), source(LENGTHS, packed=False)
+    found = train_step(strategy, rows, [0, 1, 2], step=1, seed=0, micro_batch_size=3).result()
+    assert found.tokens == sum(LENGTHS[:3])
+    assert found.tokens + found.padding == rows.batch([0, 1, 2]).ids_BT.numel()
+    assert found.target_tokens == rows.targets([0, 1, 2])
+
+
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"])
 def test_a_gradient_that_is_not_finite_changes_no_weight(model, tmp_path: Path, optimizer: str):
     training = Training(optimizer=optimizer, learning_rate=1e-2)
