@@ -43,7 +43,11 @@ class DeepSpeed(Strategy):
             model: Any = objective.model
             for name, module in (*layers(model), ("", model)):
                 weights.fill(module, name, self.device, send=False)  # zero.Init sends
-                deepspeed.zero.Init(module=module.to(dtype), config_dict_or_path=config, dtype=dtype)
+                for parameter in module.parameters():
+                    if not hasattr(parameter, "ds_id"):
+                        parameter.data = parameter.data.to(dtype)
+                deepspeed.zero.Init(module=module, config_dict_or_path=config, dtype=dtype)
+            weights.end()
         super().prepare(objective, make_optimizer)
 
     @property
@@ -66,6 +70,12 @@ class DeepSpeed(Strategy):
         with self.micro_batch(last=True):
             self.backward(self.objective(inputs.untrained()))
         self.step()
+
+    @torch.no_grad()
+    def round_weights(self, dtype: torch.dtype) -> None:
+        for _, parameter in self.parameters():
+            with _gathered(parameter):
+                parameter.copy_(parameter.to(dtype))
 
     def full_weight(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param

@@ -4,7 +4,6 @@ import os
 import threading
 from contextlib import suppress
 
-import torch
 from torch.distributed import distributed_c10d
 
 from axolotl_core.errors import Interrupted
@@ -22,7 +21,7 @@ class FailureWatch:
     """
 
     def __init__(self) -> None:
-        self.store = torch.distributed.PrefixStore("axolotl", distributed_c10d._get_default_store())
+        self.store = distributed_c10d._get_default_store().clone()  # a connection of its own, which nobody else waits on
         self.over = threading.Event()
         self.failed = False
         threading.Thread(target=self._watch, name="failure watch", daemon=True).start()

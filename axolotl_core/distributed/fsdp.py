@@ -50,6 +50,8 @@ class FSDP(Strategy):
             if weights:
                 weights.fill(module, name, self.device)
             fully_shard(objective if module is model else module, **settings)
+        if weights:
+            weights.end()
         self.objective, self.optimizer = objective, make_optimizer()
 
     def clip(self, max_norm: float) -> Any:

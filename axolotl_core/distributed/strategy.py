@@ -146,7 +146,8 @@ class Strategy:
         it read; for any other the device is waited for."""
         optimizer = unwrap_optimizer(self.optimizer)
         if getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
+            where = next(parameter.device for _, parameter in self.parameters())  # of offloaded ones the machine's memory
+            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float().to(where)
             self.optimizer.step()
         elif finite:
             self.optimizer.step()

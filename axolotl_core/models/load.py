@@ -76,7 +76,8 @@ def load_model(
     """Weights of a folder on the machine's device, or where `on` says; dtype None keeps that of the files.
 
     vocabulary: rows that the embeddings have at least (`embedding_rows`); they grow, and never shrink. quantise: as this section asks
-    for. autocast: of the forward pass. empty: the model comes without its weights, and `weights` beside it.
+    for. autocast: of the forward pass. empty: the model comes without its weights, and `weights` beside it,
+    unless no small model of its kind can be made, on which it is tried.
 
     packed: before the weights are read, a small random model of the family shows that samples of a row stay apart.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
@@ -99,12 +100,11 @@ def load_model(
         small.config.use_cache = False
         if packed:
             self_test(small, spec, autocast, backward=True)
-    if empty:
+    if empty and small is not None:
         model = skeleton(weights, config, attention, need.dtype if dtype is None else dtype)
         model.config.use_cache = False
         filled_by = BaseWeights(weights, model, vocabulary)
-        split = small is not None and splits(small, spec)
-        return Loaded(model, replace(spec, split=split), need, True, tuple(note for note in (note,) if note), filled_by)
+        return Loaded(model, replace(spec, split=splits(small, spec)), need, True, tuple(note for note in (note,) if note), filled_by)
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:

@@ -5,6 +5,7 @@ other. `BaseWeights.fill` gives a module its weights just before it is sharded: 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from axolotl_core.errors import ModelError
 from axolotl_core.models.embeddings import ends, grow_embeddings
 from axolotl_core.models.weights import Weights, weights_of_parameters
 
-OF_PEFT = (("base_model.model.", ""), (".base_layer.", "."), (".original_module.", "."), (".modules_to_save.default.", "."))
-"""What peft adds to a parameter's name → what stands there without it."""
+OF_PEFT = ("base_layer", "original_module", "modules_to_save", "default")
+"""Parts of a parameter's name that peft adds, some of them more than once."""
 
 
 def skeleton(folder: Path, config: Any, attention: str, dtype: torch.dtype) -> Any:
@@ -30,10 +31,14 @@ def skeleton(folder: Path, config: Any, attention: str, dtype: torch.dtype) -> A
     model.tie_weights()
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_dict(json.loads((folder / "generation_config.json").read_text("utf-8-sig")))
-    kept = model._get_dtype_plan(dtype)  # parts that stay in fp32
+    kept = [(re.compile(re.escape(part).replace(r"\*", ".*")), own) for part, own in model._get_dtype_plan(dtype).items()]  # in fp32
     for name, parameter in [*model.named_parameters()]:
-        of_part = next((kept[part] for part in name.split(".") if part in kept), dtype)
+        of_part = next((own for part, own in kept if part.search(name)), dtype)
         _put(model, parameter, torch.zeros((), dtype=of_part).expand(parameter.shape))
+    for name, buffer in [*model.named_buffers()]:
+        if of_buffer := next((own for part, own in kept if part.search(name)), None):
+            module, _, last = name.rpartition(".")
+            model.get_submodule(module)._buffers[last] = buffer.to(of_buffer)
     return model
 
 
@@ -42,12 +47,13 @@ class BaseWeights:
 
     def __init__(self, folder: Path, model: Any, vocabulary: int) -> None:
         """model: a skeleton, whose embeddings grow to `vocabulary` rows. Raises ModelError where the folder lacks a weight."""
-        self.names = {name for name, _ in model.named_parameters()}
+        self.names = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        self.folder = folder
         self.filled: set[str] = set()
         self.source: Weights | None = None
         if world.rank() == 0:
             self.source = weights_of_parameters(folder, self.names)
-            if missing := sorted(self.names - self.source.files.keys() - self.source.tensors.keys()):
+            if missing := sorted(self.names.keys() - self.source.files.keys() - self.source.tensors.keys()):
                 raise ModelError(f"{folder}: lacks the weight {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
         stored = Weights(folder)
         for name, buffer in model.named_buffers():
@@ -85,18 +91,29 @@ class BaseWeights:
             whole = (
                 torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
                 if self.source is None
-                else self.source.read(name).to(device, parameter.dtype)
+                else self._read(self.source, name, parameter.shape).to(device, parameter.dtype)
             )
             if send:
                 torch.distributed.broadcast(whole, 0)
             parameter.data = whole
 
+    def _read(self, source: Weights, name: str, shape: torch.Size) -> Tensor:
+        """In the dtype that the base is loaded in, whatever its copy is trained in."""
+        found = source.read(name)
+        if found.shape != shape:
+            raise ModelError(f"{self.folder}: {name} has the shape {tuple(found.shape)}, wanted {tuple(shape)} as config.json says")
+        return found.to(self.names[name])
+
+    def end(self) -> None:
+        """Let go of what was read. Raises ModelError where a weight has found no module."""
+        self.source = None
+        if left := sorted(self.names.keys() - {base_name(name) for name in self.filled}):
+            raise ModelError(f"{self.folder}: no module of the model takes the weight {left[0]}, and {len(left) - 1} more")
+
 
 def base_name(name: str) -> str:
     """The base's own name of a parameter of a model with an adapter."""
-    for wrapped, plain in OF_PEFT:
-        name = name.replace(wrapped, plain)
-    return name
+    return ".".join(part for part in name.removeprefix("base_model.model.").split(".") if part not in OF_PEFT)
 
 
 def _of_ends(model: Any) -> Iterator[tuple[str, nn.Parameter]]:

@@ -102,7 +102,7 @@ def kernel_difference(model: Any, autocast: torch.dtype | None, device: torch.de
         return "the output layer is not a plain one"
     generator = torch.Generator().manual_seed(0)
     weight = head.weight.detach()
-    if not any(weight.stride()):  # without weights of its own yet: any others do as well
+    if not weight.any():  # without weights of its own yet: any others do as well
         weight = torch.randn(weight.shape, generator=generator).mul_(weight.shape[1] ** -0.5).to(weight.dtype)
     weight = weight.to(device)
     states_NH = torch.randn(PROBED, weight.shape[1], generator=generator).to(weight.device, weight.dtype)
@@ -153,7 +153,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                         grad_NH[chunk] = slope @ weight
                     if grad_VH is not None:
                         grad_VH.addmm_(slope.T, states) if grad_VH.dtype == dtype else grad_VH.add_(slope.T @ states)
-        ctx.save_for_backward(grad_NH, None if grad_VH is None else grad_VH.to(weight_VH.dtype), grad_V)
+        ctx.save_for_backward(grad_NH, grad_VH, grad_V)
         return total
 
     @staticmethod

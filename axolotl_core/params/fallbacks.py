@@ -112,7 +112,7 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
         yield "fsdp", {"fsdp": None}, f"cannot shard {what} over processes; each process holds all of it"
     elif str(given.get("version")) == "1":
         config = {key: value for key, value in machine.fsdp_config.items() if key.removeprefix("fsdp_") != "version"}
-        yield "fsdp_config", {"fsdp_config": config}, "FSDP 2 is taken, with the same results: PyTorch has given up FSDP 1"
+        yield "fsdp_config", {"fsdp_config": config}, "FSDP 2 is taken: PyTorch has given up FSDP 1"
 
 
 def _deepspeed(machine: Machine, params: Params) -> Iterator[Change]:

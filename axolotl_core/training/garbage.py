@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EVERY = 50
-"""Steps."""
+"""Steps after which all processes collect at the same time."""
 
 
 @contextmanager
 def collected_between_steps() -> Iterator[None]:
-    """In this block only `collect` collects."""
+    """In this block nothing is collected but where gc.collect is called."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -18,9 +18,3 @@ def collected_between_steps() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def collect(step: int) -> None:
-    """After a step, every so many of them: all processes at the same time."""
-    if step % EVERY == 0:
-        gc.collect()

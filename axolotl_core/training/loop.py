@@ -7,6 +7,7 @@ drawn. So a run that was killed ends with the same bytes as one that was not. Th
 one is under way, so that the device never waits; before an evaluation or a checkpoint they are read at once.
 """
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from axolotl_core.tracking.logger import Logger
 from axolotl_core.tracking.tracker import Tracker
 from axolotl_core.training.config import Run, TrainConfig
 from axolotl_core.training.early_stopping import is_diverged, is_over
-from axolotl_core.training.garbage import collect, collected_between_steps
+from axolotl_core.training.garbage import EVERY, collected_between_steps
 from axolotl_core.training.signals import Signals
 from axolotl_core.training.step import PendingMetrics, seed_everything, train_step
 
@@ -111,7 +112,8 @@ class Loop:
                 stop |= self._read_pending()
             if (is_boundary or stop) and self._end_step(step, stop):
                 return step
-            collect(step)
+            if step % EVERY == 0:
+                gc.collect()
         return max(done, self.plan.total)
 
     def _train_step(self, step: int) -> PendingMetrics:
@@ -184,6 +186,7 @@ class Loop:
     def _take_evaluation(self, step: int) -> bool:
         """Log the metrics of the validation rows; False where a signal ended that, of which nothing is kept."""
         assert self.evaluate is not None
+        gc.collect()
         self.signals.doing = f"batch of the evaluation (step {step} of {self.plan.total}), which is taken up again"
         found = self.evaluate(lambda: self.strategy.any(self.signals.caught is not None))
         if found is not None:
