@@ -81,7 +81,7 @@ def measure(kind: str, tokens: int) -> dict[str, Any]:
     times = []
     for _ in range(setup["repeats"] + 2):
         started = clock()
-        sequences = Sequences.of(positions).to(device)
+        sequences = Sequences.of(positions).placed(device)
         placed = positions.to(device)
         laid = Laid(placed, sequences, "positions", dtype)
         mask = create_causal_mask(config, hidden, None, None, position_ids=placed)

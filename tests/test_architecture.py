@@ -14,7 +14,7 @@ from axolotl_core.params.load import load
 from tests.conftest import REPOSITORY
 
 FLOORS = [
-    {"errors", "labels", "lookup", "progress", "quiet", "terminal", "world"},
+    {"errors", "garbage", "labels", "lookup", "progress", "quiet", "terminal", "world"},
     {"params", "artifacts"},
     {"sources", "packing", "prompts", "optim", "checkpoints", "attention"},
     {"formats"},

@@ -6,6 +6,7 @@ B rows, H heads, K heads of keys and values, T tokens, L tokens of a sample, D f
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,12 @@ def _window(length: int, window: int | None, device: torch.device) -> Tensor | N
         return None
     seen_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return seen_LL.triu(1 - window)
+
+
+def attend_masked(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, **shaped: Any) -> Tensor:
+    """(B, T, H, D), for a kernel that was not told where samples end: replies, which have a mask."""
+    assert mask is not None, "models.forward says where samples end"
+    return attend(query_BHTD, key_BKSD, value_BKSD, mask=mask, **shaped).transpose(1, 2)
 
 
 def attend(

@@ -33,7 +33,7 @@ def lacks(need: Need, *, package: str | None, least: tuple[int, int]) -> str | N
     if package and not getattr(need.model_class, "_supports_flash_attn", False):
         return f"{need.model_class.__name__} has no flash attention"
     if not need.by_interface:
-        return f"{need.model_class.__name__} does not pass on where samples end"
+        return need.not_by_interface
     if need.dtype not in SIXTEEN_BITS:
         return f"it runs in 16 bits, not in {str(need.dtype).removeprefix('torch.')}; set training.bf16: true"
     if need.head_size > MOST_FEATURES:

@@ -31,6 +31,11 @@ class Need:
         return bool(getattr(self.model_class, "_supports_attention_backend", False)) and self.method == "positions"
 
     @property
+    def not_by_interface(self) -> str:
+        """Why a kernel does not fit that has to be told where samples end, where attention does not go through that interface."""
+        return f"{self.model_class.__name__} does not pass on where samples end"
+
+    @property
     def head_size(self) -> int:
         """Features of a head's queries and keys."""
         config = self._text

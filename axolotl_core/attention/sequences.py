@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def place(values: Tensor, device: torch.device) -> Tensor:
+    """From the CPU onto the device, which is not waited for."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 class Sequences(NamedTuple):
     """cu_seqlens: ends of samples before which there is a 0, (S + 1) int32, on the device; lengths: of each sample, on the CPU."""
 
@@ -27,10 +32,9 @@ class Sequences(NamedTuple):
         cu_seqlens = torch.cat([starts, torch.tensor([positions_BT.numel()])])
         return cls(cu_seqlens.int(), tuple(cu_seqlens.diff().tolist()))
 
-    def to(self, device: torch.device, *, pinned: bool = False) -> "Sequences":
-        """The same with cu_seqlens on the device; pinned: without waiting for it."""
-        cu_seqlens = self.cu_seqlens.pin_memory() if pinned else self.cu_seqlens
-        return self._replace(cu_seqlens=cu_seqlens.to(device, non_blocking=pinned))
+    def placed(self, device: torch.device) -> "Sequences":
+        """The same with cu_seqlens on the device."""
+        return self._replace(cu_seqlens=place(self.cu_seqlens, device))
 
     def flash_kwargs(self) -> dict[str, Any]:
         """As transformers' FlashAttentionKwargs name it."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from axolotl_core.attention.sequences import Sequences
+from axolotl_core.attention.sequences import Sequences, place
 from axolotl_core.labels import IGNORE_INDEX
 
 
@@ -48,9 +48,7 @@ class Batch:
             self.labels_BT[chosen],
             self.dataset_ids_BT[chosen],
         )
-        pinned = device.type == "cuda"
-        sequences = Sequences.of(self.positions_BT).to(device, pinned=pinned)
-        return Inputs(*((t.pin_memory() if pinned else t).to(device, non_blocking=pinned) for t in tensors), sequences)
+        return Inputs(*(place(tensor, device) for tensor in tensors), Sequences.of(self.positions_BT).placed(device))
 
 
 class Inputs(NamedTuple):

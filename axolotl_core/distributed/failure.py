@@ -4,6 +4,7 @@ import os
 import threading
 from contextlib import suppress
 
+import torch
 from torch.distributed import distributed_c10d
 
 from axolotl_core.errors import Interrupted
@@ -17,27 +18,34 @@ LAST_WORDS_S = 5.0
 class FailureWatch:
     """A block whose errors end all processes of the group: a thread ends this one soon after another one has left its block so.
 
-    A signal that ends the run (Interrupted) is no failure: all processes have agreed on it.
+    A signal that ends the run (Interrupted) is no failure: all processes have agreed on it. Without a group there is nobody to watch.
     """
 
     def __init__(self) -> None:
-        self.store = distributed_c10d._get_default_store().clone()  # a connection of its own, which nobody else waits on
         self.over = threading.Event()
         self.failed = False
-        threading.Thread(target=self._watch, name="failure watch", daemon=True).start()
+        self.store: torch.distributed.Store | None = None
+        if torch.distributed.is_initialized():
+            self.store = distributed_c10d._get_default_store().clone()  # a connection of its own, which nobody else waits on
+            threading.Thread(target=self._watch, name="failure watch", daemon=True).start()
 
     def __enter__(self) -> None:
         """The thread runs since the watch was made."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.over.set()
-        if kind is None or issubclass(kind, Interrupted):
+        self.stop()
+        if self.store is None or kind is None or issubclass(kind, Interrupted):
             return
         self.failed = True
         with suppress(RuntimeError):  # the others may be gone, and the store with them
             self.store.set(KEY, str(os.getpid()))
 
+    def stop(self) -> None:
+        """Watch no longer."""
+        self.over.set()
+
     def _watch(self) -> None:
+        assert self.store is not None
         while not self.over.wait(POLL_S):
             try:
                 failed = self.store.check([KEY])

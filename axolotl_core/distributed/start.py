@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from axolotl_core import world
@@ -47,30 +47,29 @@ def start_strategy(
             os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         given = deepspeed_plugin(settings, precision, max_grad_norm, model)
-        accelerator = _accelerator(machine, device, DistributedType.DEEPSPEED, deepspeed_plugin=given)
+        accelerator = _accelerator(machine, device, given)
         unset_hf_deepspeed_config()  # or transformers would shard each model that it loads from now on
         return DeepSpeed(accelerator, precision, max_grad_norm, [*notes, *unused])
     accelerator = _accelerator(machine, device)
     return (ddp.DDP if accelerator.num_processes > 1 else Strategy)(accelerator, precision, max_grad_norm, notes)
 
 
-def _accelerator(machine: Machine, device: torch.device, kind: DistributedType | None = None, **plugin: Any) -> Accelerator:
-    """kind: what must come out, None for any but a sharded one. Raises MachineError where another one does."""
+def _accelerator(machine: Machine, device: torch.device, deepspeed: DeepSpeedPlugin | None = None) -> Accelerator:
+    """Raises MachineError where accelerate drops DeepSpeed."""
     on_cpu = device.type == "cpu"
     timeout = timedelta(seconds=machine.ddp_timeout or DEFAULT_TIMEOUT_S)
-    backend = BACKENDS.get(device.type) if kind is None else "gloo" if on_cpu else None
+    backend = BACKENDS.get(device.type) if on_cpu or deepspeed is None else None
     handlers = [InitProcessGroupKwargs(backend=backend, timeout=timeout), ddp.settings(machine)]
     found = Accelerator(
-        cpu=on_cpu and kind is not DistributedType.DEEPSPEED,
+        cpu=on_cpu and deepspeed is None,
         mixed_precision="no",  # autocast and the loss scaler are ours
         gradient_accumulation_steps=1,
         kwargs_handlers=handlers if world.launched() else [],
-        **plugin,
+        deepspeed_plugin=deepspeed,
     )
-    if kind is not None and found.distributed_type is not kind:
-        name = kind.value.lower()
+    if deepspeed is not None and found.distributed_type is not DistributedType.DEEPSPEED:
         raise MachineError(
-            f"machine.{name} was requested, but accelerate runs {found.distributed_type.value} on {device.type}; "
-            f"{name} requires several GPUs, remove it"
+            f"machine.deepspeed was requested, but accelerate runs {found.distributed_type.value} on {device.type}; "
+            "deepspeed requires several GPUs, remove it"
         )
     return found

@@ -48,7 +48,7 @@ class Strategy:
         self.accelerator, self.precision, self.max_grad_norm, self.notes = accelerator, precision, max_grad_norm, notes
         self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
         self.scaler = torch.amp.GradScaler(self.device.type) if precision.scaled else None
-        self.watch = FailureWatch() if self.ranks > 1 else nullcontext()
+        self.watch = FailureWatch()
         """A block around everything that processes do together: an error in it ends all of them."""
 
     # the group of processes
@@ -93,9 +93,9 @@ class Strategy:
     def close(self) -> None:
         """Leave the group of processes; a later run in this process starts afresh. After a failure nobody is waited for."""
         self.accelerator.free_memory()
-        if getattr(self.watch, "failed", False):
+        self.watch.stop()
+        if self.watch.failed:
             return
-        self.watch.__exit__(None, None, None)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -57,7 +57,7 @@ def hidden(model: Any, ids_BT: Tensor, positions_BT: Tensor, spec: ForwardSpec, 
 def _inputs(
     module: Any, dtype: torch.dtype, ids_BT: Tensor, positions_BT: Tensor, spec: ForwardSpec, sequences: Sequences | None
 ) -> dict[str, Any]:
-    laid = Laid(positions_BT, sequences or Sequences.of(positions_BT).to(positions_BT.device), spec.method, dtype)
+    laid = Laid(positions_BT, sequences or Sequences.of(positions_BT).placed(positions_BT.device), spec.method, dtype)
     inputs: dict[str, Any] = {"input_ids": ids_BT, "use_cache": False, **backend_of(module).inputs(laid)}
     if "position_ids" in inspect.signature(module.forward).parameters:
         inputs["position_ids"] = positions_BT

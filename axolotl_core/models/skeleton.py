@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from axolotl_core import world
 from axolotl_core.errors import ModelError
 from axolotl_core.models.embeddings import ends, grow_embeddings
-from axolotl_core.models.weights import Weights, weights_of_parameters
+from axolotl_core.models.weights import Weights, complete, weights_of_parameters
 
 OF_PEFT = ("base_layer", "original_module", "modules_to_save", "default")
 """Parts of a parameter's name that peft adds, some of them more than once."""
@@ -34,7 +34,7 @@ def skeleton(folder: Path, config: Any, attention: str, dtype: torch.dtype) -> A
     kept = [(re.compile(re.escape(part).replace(r"\*", ".*")), own) for part, own in model._get_dtype_plan(dtype).items()]  # in fp32
     for name, parameter in [*model.named_parameters()]:
         of_part = next((own for part, own in kept if part.search(name)), dtype)
-        _put(model, parameter, torch.zeros((), dtype=of_part).expand(parameter.shape))
+        _put(model, parameter, _placeholder(parameter.shape, of_part))
     for name, buffer in [*model.named_buffers()]:
         if of_buffer := next((own for part, own in kept if part.search(name)), None):
             module, _, last = name.rpartition(".")
@@ -53,9 +53,8 @@ class BaseWeights:
         self.source: Weights | None = None
         if world.rank() == 0:
             self.source = weights_of_parameters(folder, self.names)
-            if missing := sorted(self.names.keys() - self.source.files.keys() - self.source.tensors.keys()):
-                raise ModelError(f"{folder}: lacks the weight {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
-        stored = Weights(folder)
+            complete(str(folder), {"missing_keys": self.names.keys() - self.source.files.keys() - self.source.tensors.keys()})
+        stored = self.source or Weights(folder)
         for name, buffer in model.named_buffers():
             if name in stored.files:
                 buffer.copy_(stored.read(name))
@@ -72,7 +71,7 @@ class BaseWeights:
             grow_embeddings(model, vocabulary)
             self.source.tensors |= {name: parameter.detach() for name, parameter in _of_ends(model)}
         for _, parameter in _of_ends(model):
-            parameter.data = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+            parameter.data = _placeholder(parameter.shape, parameter.dtype)
 
     @torch.no_grad()
     def fill(self, module: nn.Module, place: str, device: torch.device, *, send: bool = True) -> None:
@@ -114,6 +113,11 @@ class BaseWeights:
 def base_name(name: str) -> str:
     """The base's own name of a parameter of a model with an adapter."""
     return ".".join(part for part in name.removeprefix("base_model.model.").split(".") if part not in OF_PEFT)
+
+
+def _placeholder(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Zeros that take the memory of one."""
+    return torch.zeros((), dtype=dtype).expand(shape)
 
 
 def _of_ends(model: Any) -> Iterator[tuple[str, nn.Parameter]]:

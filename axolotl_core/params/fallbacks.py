@@ -106,7 +106,7 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
         taken = {**{key: value for key, value in given.items() if key != "sharding_strategy"}, "sharding_strategy": instead}
         yield "fsdp_config", {"fsdp_config": taken}, f"sharding_strategy {instead}, over all processes alike"
         machine = machine.model_copy(update={"fsdp_config": taken})
-    fsdp_of(machine)
+    fsdp_of(machine)  # a setting that is none is told before anything is put in its place
     what = _unsharded(params, "fsdp")
     if what is not None:
         yield "fsdp", {"fsdp": None}, f"cannot shard {what} over processes; each process holds all of it"

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -55,7 +54,7 @@ class Tracker:
         self.first, self.started = done, time.monotonic()
         self.last_line = self.last_step = self.started
         self.speeds: list[tuple[float, float]] = []
-        self.counted = np.zeros(2, np.int64)
+        self.tokens = self.padding = 0
         self.bar = tqdm(total=total, initial=done, unit="step", disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)
 
     def step(self, step: int, epoch: float, metrics: StepMetrics, learning_rate: float) -> None:
@@ -64,12 +63,13 @@ class Tracker:
         seconds, self.last_step = max(1e-9, now - self.last_step), now
         speed = metrics.tokens / seconds
         self.speeds.append((speed, metrics.target_tokens / seconds))
-        self.counted += np.array([metrics.tokens, metrics.padding])
+        self.tokens += metrics.tokens
+        self.padding += metrics.padding
         if step % self.logging_steps == 0 or step in (1, self.total) or (self.watch is not None and metrics.loss > self.watch):
             row = {"step": step, "epoch": round(epoch, 4), "loss": metrics.loss, "learning_rate": learning_rate}
             row |= {"grad_norm": metrics.grad_norm, "tokens_per_s": round(speed, 1), "step_s": round(seconds, 4)}
             row |= {"target_tokens_per_s": round(metrics.target_tokens / seconds, 1)}
-            row |= {"padding": round(metrics.padding / max(1, metrics.tokens + metrics.padding), 4)}
+            row |= {"padding": _share(metrics.padding, metrics.tokens)}
             self._add(row | {"memory_gib": round(peak_memory() / 2**30, 3)})
         self.bar.set_postfix(loss=f"{metrics.loss:.3f}", lr=f"{learning_rate:.1e}", tokens_s=f"{speed:.0f}", refresh=False)
         self.bar.update()
@@ -99,8 +99,7 @@ class Tracker:
         """Medians over the steps that were taken here, in tokens of training rows without padding, all and those with a label; and the
         share of what the model ran on that was padding."""
         tokens, targets = (sorted(speeds)[len(speeds) // 2] for speeds in zip(*self.speeds or [(0.0, 0.0)], strict=True))
-        padding = self.counted[1] / max(1, self.counted.sum())
-        return {"tokens_per_s": round(tokens, 1), "target_tokens_per_s": round(targets, 1), "padding": round(float(padding), 4)}
+        return {"tokens_per_s": round(tokens, 1), "target_tokens_per_s": round(targets, 1), "padding": _share(self.padding, self.tokens)}
 
     def close(self) -> None:
         self.bar.close()
@@ -109,6 +108,10 @@ class Tracker:
         self.log.append(row)
         for logger in self.loggers:
             logger.log({name: value for name, value in row.items() if name != VALIDATION})
+
+
+def _share(padding: int, tokens: int) -> float:
+    return round(padding / max(1, tokens + padding), 4)
 
 
 def peak_memory() -> int:

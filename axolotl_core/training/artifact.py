@@ -56,7 +56,8 @@ def write(strategy: Strategy, model: Any, base: Path, out: Path, base_model: str
         merged = relora.weights() | {
             lora.file_name(name).removeprefix("base_model.model."): weight for name, weight in weights.items() if "lora_" not in name
         }
-        take = None if relora.quantised else relora.take
+        dtype = dtype_of(base)
+        take = None if relora.quantised else lambda: relora.take({name: weight.to(dtype).float() for name, weight in merged.items()})
         return _write_full(strategy, base, out, merged, lambda: replace_parameters(base, out, merged), take, rows)
     if hasattr(model, "peft_config"):
         if strategy.main:
@@ -75,7 +76,7 @@ def write(strategy: Strategy, model: Any, base: Path, out: Path, base_model: str
         config = json.loads((out / "config.json").read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
         (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    return _write_full(strategy, base, out, weights, save, lambda _: strategy.round_weights(dtype_of(base)), rows)
+    return _write_full(strategy, base, out, weights, save, lambda: strategy.round_weights(dtype_of(base)), rows)
 
 
 def _write_full(
@@ -84,10 +85,10 @@ def _write_full(
     out: Path,
     weights: Mapping[str, Tensor],
     save: Callable[[], None],
-    take: Callable[[dict[str, Tensor]], None] | None,
+    take: Callable[[], None] | None,
     rows: Sequence[Inputs],
 ) -> Written:
-    """weights: by the model's names; save: writes them; take: puts rounded ones into the model in memory, if it can have them."""
+    """weights: by the model's names; save: writes them; take: gives the model in memory the rounded ones, if it can have them."""
     dtype = dtype_of(base)
     rounded = {name: weight.to(dtype) for name, weight in weights.items()}
     if strategy.main:
@@ -95,11 +96,10 @@ def _write_full(
         save()
         _same(out, dict(load_on_cpu(out).named_parameters(remove_duplicate=False)), rounded)
     strategy.wait()
-    changed = any(not torch.equal(rounded[name].to(weight.dtype), weight) for name, weight in weights.items())
-    if take is None or not strategy.any(changed):
+    if take is None or not strategy.any(any(not torch.equal(rounded[name].to(w.dtype), w) for name, w in weights.items())):
         return Written("full")
     before = _loss(strategy, rows)
-    take({name: weight.float() for name, weight in rounded.items()})
+    take()
     return Written("full", Rounding(str(dtype).removeprefix("torch."), before, _loss(strategy, rows)))
 
 

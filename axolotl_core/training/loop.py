@@ -22,16 +22,18 @@ from axolotl_core.checkpoints.store import BEST, Checkpoint
 from axolotl_core.distributed.optimizer_state import unwrap_optimizer
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import Interrupted, TrainError
+from axolotl_core.garbage import no_garbage_collection
 from axolotl_core.optim.groups import reset_state, set_lr_and_betas
 from axolotl_core.optim.schedules import Schedule
 from axolotl_core.tracking.logger import Logger
 from axolotl_core.tracking.tracker import Tracker
 from axolotl_core.training.config import Run, TrainConfig
 from axolotl_core.training.early_stopping import is_diverged, is_over
-from axolotl_core.training.garbage import EVERY, collected_between_steps
 from axolotl_core.training.signals import Signals
 from axolotl_core.training.step import PendingMetrics, seed_everything, train_step
 
+COLLECT_EVERY = 50
+"""Steps between two garbage collections, which all processes do together: in a step it would let the device and the others wait."""
 Evaluate = Callable[[Callable[[], bool]], dict[str, Any] | None]
 """The metrics of the validation rows, as `evaluation.evaluate` gives them; its argument is called after each batch and ends it, with
 None, once it is true."""
@@ -84,7 +86,7 @@ class Loop:
         for note in notes:
             self.tracker.print(note)
         try:
-            with collected_between_steps(), Signals(quiet=not self.strategy.main).listening() as self.signals:
+            with no_garbage_collection(), Signals(quiet=not self.strategy.main).listening() as self.signals:
                 if self.evaluate and not self.log and not self._take_evaluation(0):
                     raise Interrupted("training was stopped before its first step; the same command starts it")
                 self.strategy.objective.train()
@@ -112,7 +114,7 @@ class Loop:
                 stop |= self._read_pending()
             if (is_boundary or stop) and self._end_step(step, stop):
                 return step
-            if step % EVERY == 0:
+            if step % COLLECT_EVERY == 0:
                 gc.collect()
         return max(done, self.plan.total)
 

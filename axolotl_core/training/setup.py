@@ -95,7 +95,7 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
         empty=empty,
     )
     here = loaded.weights is None and loaded.model.device.type == device.type
-    if data.packed and loaded.weights is None and (here or loaded.attention in ON_ANY_DEVICE):  # else a small model has shown it
+    if loaded.weights is None and data.packed and (here or loaded.attention in ON_ANY_DEVICE):  # else a small model has shown it
         self_test(loaded.model, loaded.spec, precision.autocast, eager=not loaded.compared)
     changed = partial(difference, loaded.model, loaded.spec, precision.autocast) if here else _unseen
     notes = [*loaded.notes, *unmet(machine, loaded.need), *replace_layers(loaded.model, machine, loaded.need, changed)]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from axolotl_core.attention.sequences import place
 from axolotl_core.batches.plan import micro_batches_of_rank
 from axolotl_core.batches.rows import RowSource
 from axolotl_core.distributed.strategy import Strategy
@@ -83,14 +84,9 @@ def train_step(
             strategy.backward(loss)
         total += loss.detach()
     norm = strategy.step()
-    counts = _place(torch.tensor([float(tokens), float(padding), float(stop())]), strategy.device)
+    counts = place(torch.tensor([float(tokens), float(padding), float(stop())]), strategy.device)
     sent, on_device = _send(torch.cat([strategy.sum(torch.cat([total[None], counts])), norm[None]]))
     return PendingMetrics(step, learning_rate, sent, on_device, strategy.scaler is not None, targets)
-
-
-def _place(values: Tensor, device: torch.device) -> Tensor:
-    """On the device, which is not waited for."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _send(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":

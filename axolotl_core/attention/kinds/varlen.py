@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from axolotl_core.attention.by_sample import attend, attend_by_sample
+from axolotl_core.attention.by_sample import attend_by_sample, attend_masked
 from axolotl_core.attention.flash import flash_inputs, forward_dtype, lacks
 from axolotl_core.attention.laid import Laid
 from axolotl_core.attention.mask import mask_unless_packed
@@ -26,7 +26,7 @@ def fits(need: Need) -> str | None:
     """Models that pass on where samples end; on a GPU as flash attention 2, without soft caps, sinks and dropout."""
     if need.device.type != "cuda":
         if not need.by_interface:
-            return f"{need.model_class.__name__} does not pass on where samples end"
+            return need.not_by_interface
         return "samples are cut into chunks" if need.chunk else None
     if reason := lacks(need, package=None, least=(8, 0)):
         return reason
@@ -78,8 +78,7 @@ def attention(
     """(B, T, H, D), as transformers' AttentionInterface calls it: with ends of samples, or for replies with a mask."""
     shaped: dict[str, Any] = {"scaling": scaling, "dropout": dropout, "softcap": softcap, "sinks_H": s_aux}
     if cu_seq_lens_q is None:
-        assert attention_mask is not None, "models.forward says where samples end"
-        return attend(query_BHTD, key_BKTD, value_BKTD, mask=attention_mask, **shaped).transpose(1, 2), None
+        return attend_masked(query_BHTD, key_BKTD, value_BKTD, attention_mask, **shaped), None
     if query_BHTD.device.type == "cuda":
         return _flash(query_BHTD, key_BKTD, value_BKTD, cu_seq_lens_q, int(max_length_q or 0), scaling, sliding_window), None
     return _by_sample(query_BHTD, key_BKTD, value_BKTD, cu_seq_lens_q, sliding_window=sliding_window, **shaped), None

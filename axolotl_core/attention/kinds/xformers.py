@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from axolotl_core.attention.by_sample import attend
+from axolotl_core.attention.by_sample import attend_masked
 from axolotl_core.attention.flash import forward_dtype
 from axolotl_core.attention.laid import Laid
 from axolotl_core.attention.mask import mask_unless_packed
@@ -24,7 +24,7 @@ def fits(need: Need) -> str | None:
     if find_spec("xformers") is None:
         return "xformers is not installed; pip install 'axolotl[xformers]'"
     if not need.by_interface:
-        return f"{need.model_class.__name__} does not pass on where samples end"
+        return need.not_by_interface
     if need.head_size % 8:
         return f"heads have {need.head_size} features, it wants a multiple of 8"
     if need.soft_cap or need.sinks or need.chunk:
@@ -54,8 +54,7 @@ def attention(
 ) -> tuple[Tensor, None]:
     """As transformers' AttentionInterface calls it."""
     if blocks is None:
-        assert attention_mask is not None, "models.forward says where samples end"
-        return attend(query_BHTD, key_BKTD, value_BKTD, mask=attention_mask, scaling=scaling, dropout=dropout).transpose(1, 2), None
+        return attend_masked(query_BHTD, key_BKTD, value_BKTD, attention_mask, scaling=scaling, dropout=dropout), None
     from xformers.ops import memory_efficient_attention
 
     rows, heads, tokens, _ = query_BHTD.shape

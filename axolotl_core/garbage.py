@@ -1,15 +1,12 @@
-"""Python's garbage collection between steps: in the middle of one it would let the device, and all other processes, wait."""
+"""Python's garbage collection, off where it would cost more than it frees."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EVERY = 50
-"""Steps after which all processes collect at the same time."""
-
 
 @contextmanager
-def collected_between_steps() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """In this block nothing is collected but where gc.collect is called."""
     was_on = gc.isenabled()
     gc.disable()
