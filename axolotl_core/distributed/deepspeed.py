@@ -71,11 +71,20 @@ class DeepSpeed(Strategy):
             self.backward(self.objective(inputs.untrained()))
         self.step()
 
+    def end_prefetch(self) -> None:
+        """ZeRO 3 may be fetching weights ahead, which can neither be gathered nor partitioned until they are there."""
+        self.objective.empty_partition_cache()
+
     @torch.no_grad()
     def round_weights(self, dtype: torch.dtype) -> None:
+        self.end_prefetch()
         for _, parameter in self.parameters():
             with _gathered(parameter):
                 parameter.copy_(parameter.to(dtype))
+
+    def full_weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
+        self.end_prefetch()
+        return super().full_weights(frozen=frozen)
 
     def full_weight(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param
@@ -86,7 +95,7 @@ class DeepSpeed(Strategy):
             return parameter.detach().clone()
 
     def load_full_weights(self, saved: dict[str, Tensor]) -> None:
-        self.objective.empty_partition_cache()  # ZeRO 3 may be fetching weights ahead
+        self.end_prefetch()
         super().load_full_weights(saved)
 
     def load_full_weight(self, parameter: nn.Parameter, saved: Tensor) -> None:
