@@ -11,8 +11,9 @@ from axolotl_core.artifacts.key import digest_file
 from axolotl_core.errors import ArtifactError, TrainError
 
 COMPLETE = "COMPLETE"
-ALWAYS = ("weights.safetensors", "optimizer.pt", "state.json")
-"""Files that every checkpoint has."""
+REST, STATE = "optimizer.pt", "state.json"
+ALWAYS = (REST, STATE)
+"""Files that every checkpoint has, besides those with tensors."""
 FINISHED = "FINISHED"
 """In the folder of a run that is over: its result is in place, and what is left serves a branch or a lost artifact."""
 
@@ -54,6 +55,8 @@ def damaged(folder: Path) -> str | None:
         files = files_of(folder)
     except ArtifactError:
         return f"{COMPLETE} is missing or unreadable"
+    if not any(name.startswith("shard-") for name in files):
+        return "it was written by an older version, in another form"
     for name in (*ALWAYS, *files):
         if name not in files or not (folder / name).is_file() or digest_file(folder / name) != files[name]:
             return f"{name} is not as it was written"

@@ -1,7 +1,7 @@
 """Checkpoints of one run: `.axolotl/runs/<train key>/step-<N>/`.
 
-    weights.safetensors   what is trained
-    optimizer.pt          the optimizer's state by the parameter's name, and the loss scaler's
+    shard-….safetensors   what is trained and the optimizer's state, of each process what it has (distributed/sharded_files.py)
+    optimizer.pt          the rest of the optimizer's state by the parameter's name, and the loss scaler's
     merged.safetensors    ReLoRA only: the base as merged so far, in full precision
     state.json            step, rows of the log, and what the run is of: train key, options, inputs
     COMPLETE              digest of each file, written last: a folder without it is no checkpoint
@@ -9,7 +9,7 @@
 `best-<N>/` beside them has the weights of the best evaluation so far; an older one stays as long as a checkpoint may resume from
 it. A run that is over keeps its last checkpoint, and FINISHED says so.
 
-No random state: what is drawn in a step is a function of the seed and the step. No number of processes: see distributed/strategy.py.
+No random state: what is drawn in a step is a function of the seed and the step. Any number of processes reads what any other wrote.
 A damaged one is skipped for the one before. The run's folder is locked while a process trains in it: a killed
 `dvc repro` can leave its trainer alive.
 """
@@ -18,24 +18,24 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from axolotl_core.artifacts import lock
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.link import link
 from axolotl_core.artifacts.scratch import building, replace, write_atomically
-from axolotl_core.checkpoints.format import COMPLETE, FINISHED, damaged, files_of
-from axolotl_core.errors import TrainError
+from axolotl_core.checkpoints.format import COMPLETE, FINISHED, REST, STATE, damaged, files_of
+from axolotl_core.distributed.sharded_files import Part, ShardedFiles, write
+from axolotl_core.errors import MachineError, TrainError
 
-BEST, STATE = "best", "state.json"
+BEST, MERGED = "best", "merged.safetensors"
 
 
 @contextmanager
@@ -61,32 +61,87 @@ def _holder(file: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What a run resumes from. identity: what the run is of, as plain JSON: {"key": …, "params": …, "inputs": …}."""
+class Snapshot:
+    """What a checkpoint is written of. parts: of weights and optimizer state, what this process has of them; the rest is of rank 0.
+
+    states: of the optimizer, what `parts` have not; log: rows so far; identity: what the run is of, as plain JSON: {"key": …, "params":
+    …, "inputs": …}; merged: ReLoRA's file; scaler: the loss scaler's state.
+    """
 
     step: int
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    log: list[dict[str, Any]]
+    parts: Mapping[str, Part]
+    states: Mapping[str, Mapping[str, Any]]
+    log: Sequence[dict[str, Any]]
     identity: dict[str, Any]
     merged: Path | None = None
-    scaler: dict[str, Any] = field(default_factory=dict)
+    scaler: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save(run: Path, name: str, saved: Checkpoint) -> None:
-    """Write `run/<name>` whole."""
-    with building(run / name) as folder:
-        new = folder / "checkpoint"
-        new.mkdir()
-        save_file({key: value.contiguous() for key, value in saved.weights.items()}, new / "weights.safetensors")
-        torch.save({"optimizer": saved.optimizer, "scaler": saved.scaler}, new / "optimizer.pt")
-        if saved.merged:
-            link(saved.merged, new / "merged.safetensors")
-        state = {"step": saved.step, "log": saved.log, "identity": saved.identity}
-        (new / STATE).write_text(json.dumps(state), encoding="utf-8")
-        digests = {file.name: digest_file(file) for file in sorted(new.iterdir())}
-        write_atomically(new / COMPLETE, json.dumps(digests).encode())
-        replace(new, run / name)
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run resumes from; tensors are read when they are asked for."""
+
+    folder: Path
+    step: int
+    log: list[dict[str, Any]]
+    identity: dict[str, Any]
+    states: dict[str, dict[str, Any]]
+    scaler: dict[str, Any]
+
+    def tensors(self) -> ShardedFiles:
+        """Weights and optimizer state."""
+        return ShardedFiles(self.folder)
+
+    @property
+    def merged(self) -> Path | None:
+        """ReLoRA's file."""
+        return self.folder / MERGED if MERGED in files_of(self.folder) else None
+
+
+def save(run: Path, name: str, saved: Snapshot, group: ProcessGroup | None = None) -> None:
+    """Write `run/<name>` whole. Called by every process of the group; when it returns the checkpoint is in place.
+
+    Raises MachineError where the disk is full, cannot be written, or is not the same for all processes.
+    """
+    main = group is None or group.rank() == 0
+    with building(run / name) if main else nullcontext() as folder:
+        new = Path(_of_main(str(folder and folder / "checkpoint"), group))
+        new.mkdir(parents=True, exist_ok=True)
+        files = write(new, saved.parts, group)
+        digests: dict[str, str] = {}
+        for found in _gathered({file.name: digest_file(file) for file in files}, group):
+            digests |= found
+        if main:
+            if gone := [file for file in digests if not (new / file).is_file()]:
+                raise MachineError(
+                    f"{run}: another machine wrote {gone[0]}, which is not seen here; keep the project in a folder that all machines share"
+                )
+            torch.save({"optimizer": saved.states, "scaler": saved.scaler}, new / REST)
+            if saved.merged:
+                link(saved.merged, new / MERGED)
+            state = {"step": saved.step, "log": saved.log, "identity": saved.identity}
+            (new / STATE).write_text(json.dumps(state), encoding="utf-8")
+            digests |= {file.name: digest_file(file) for file in sorted(new.iterdir()) if file.name not in digests}
+            write_atomically(new / COMPLETE, json.dumps(digests).encode())
+            replace(new, run / name)
+    if group:
+        torch.distributed.barrier(group=group)
+
+
+def _of_main(value: str, group: ProcessGroup | None) -> str:
+    values = [value]
+    if group:
+        torch.distributed.broadcast_object_list(values, group=group)
+    return values[0]
+
+
+def _gathered(value: dict[str, str], group: ProcessGroup | None) -> list[dict[str, str]]:
+    """Of all processes, on rank 0."""
+    if group is None:
+        return [value]
+    values = [{} for _ in range(group.size())] if group.rank() == 0 else None
+    torch.distributed.gather_object(value, values, group=group)
+    return values or []
 
 
 def replace_log(run: Path, name: str, log: list[dict[str, Any]]) -> None:
@@ -117,17 +172,8 @@ def prune(run: Path, keep: int) -> None:
 def read(folder: Path) -> Checkpoint:
     """A checkpoint that is not `damaged`."""
     state = state_of(folder)
-    stored = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-    has_merged = "merged.safetensors" in files_of(folder)
-    return Checkpoint(
-        state["step"],
-        load_file(folder / "weights.safetensors"),
-        stored["optimizer"],
-        state["log"],
-        state["identity"],
-        folder / "merged.safetensors" if has_merged else None,
-        stored["scaler"],
-    )
+    rest = torch.load(folder / REST, weights_only=True, map_location="cpu")
+    return Checkpoint(folder, state["step"], state["log"], state["identity"], rest["optimizer"], rest["scaler"])
 
 
 def newest(run: Path, unusable: Callable[[Path], str | None] = damaged) -> tuple[Path | None, list[str]]:

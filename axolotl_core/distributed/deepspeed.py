@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 from axolotl_core.batches.batch import Inputs
 from axolotl_core.distributed.layers import layers
-from axolotl_core.distributed.optimizer_state import full_tensor, unwrap_optimizer
-from axolotl_core.distributed.strategy import OptimizerStates, Strategy
+from axolotl_core.distributed.optimizer_state import full_tensor, is_plain, unwrap_optimizer
+from axolotl_core.distributed.sharded_files import Part, ShardedFiles
+from axolotl_core.distributed.strategy import STATES, States, Strategy
 from axolotl_core.errors import MachineError
 from axolotl_core.models.precision import Precision
 from axolotl_core.models.skeleton import BaseWeights
@@ -94,41 +95,83 @@ class DeepSpeed(Strategy):
         with _gathered(parameter):  # a frozen one
             return parameter.detach().clone()
 
-    def load_full_weights(self, saved: dict[str, Tensor]) -> None:
+    @property
+    def shards_state(self) -> bool:  # type: ignore[override]
+        """Each stage of ZeRO does."""
+        return True
+
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        return getattr(parameter, "ds_shape", parameter.shape)
+
+    def local_range(self, parameter: nn.Parameter) -> tuple[int, int]:
+        whole: Any = parameter
+        if hasattr(parameter, "ds_id"):  # ZeRO 3: parts of one length, of which the last ones may reach beyond the end
+            length = whole.partition_numel()
+            start = min(self.rank * length, whole.ds_numel)
+            return start, min(length, whole.ds_numel - start)
+        if whole._hp_mapping is None:  # ZeRO 1 and 2: parts of many parameters one behind the other
+            return 0, 0
+        return whole._hp_mapping.lp_fragment_address.start, whole._hp_mapping.lp_fragment_address.numel
+
+    def local_weight(self, parameter: nn.Parameter) -> Tensor:
+        return self._master(parameter, None)
+
+    def _master(self, parameter: Any, key: str | None) -> Tensor:
+        """1-D, what this process has in fp32: the weights, or the optimizer's state of them."""
+        _, length = self.local_range(parameter)
+        if hasattr(parameter, "ds_id"):
+            from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
+
+            local = safe_get_local_optimizer_state(parameter, key) if key else safe_get_local_fp32_param(parameter)
+            return local.detach()[:length]
+        if not length:
+            return torch.empty(0)
+        return parameter._hp_mapping.get_hp_fragment(key).detach()
+
+    def _set_master(self, parameter: Any, key: str | None, numbers: Tensor) -> None:
+        if not hasattr(parameter, "ds_id"):
+            self._master(parameter, key).copy_(numbers)
+            return
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        padded = torch.zeros(parameter.partition_numel())
+        padded[: len(numbers)] = numbers
+        if key:
+            safe_set_local_optimizer_state(parameter, padded, key)
+        else:
+            safe_set_local_fp32_param(parameter, padded)
+
+    def load_weights(self, files: ShardedFiles) -> None:
         self.end_prefetch()
-        super().load_full_weights(saved)
+        super().load_weights(files)
 
-    def load_full_weight(self, parameter: nn.Parameter, saved: Tensor) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param
-
-        safe_set_full_fp32_param(parameter, saved.to(self.device, torch.float32))  # the master weights
+    def set_weight(self, parameter: nn.Parameter, numbers: Tensor) -> None:
+        self._set_master(parameter, None, numbers)
+        whole = self.full_weight(parameter)
         with _gathered(parameter):
-            parameter.copy_(saved)
+            parameter.copy_(whole)
 
-    def full_optimizer_states(self) -> OptimizerStates:
-        return self._of_main((name, self._state_of(parameter)) for name, parameter in self.parameters())
+    def state_parts(self) -> tuple[dict[str, Part], States]:
+        step = next((state["step"] for state in unwrap_optimizer(self.optimizer).state.values() if "step" in state), None)
+        parts = {
+            f"{STATES}{name}/{key}": self.part(parameter, self._master(parameter, key))
+            for name, parameter in self.parameters()
+            for key in self._state_keys()
+        }
+        return parts, {name: {"step": full_tensor(step)} for name, _ in self.parameters()}
 
-    def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
-        from deepspeed.utils import safe_get_full_optimizer_state
+    def _state_keys(self) -> list[str]:
+        """Of the optimizer's state that has a number for each weight."""
+        states = unwrap_optimizer(self.optimizer).state.items()
+        return list(
+            dict.fromkeys(key for flat, state in states for key, value in state.items() if is_plain(value) and value.shape == flat.shape)
+        )
 
-        found: dict[str, Any] = {}
-        for state in unwrap_optimizer(self.optimizer).state.values():
-            for key, value in state.items():
-                if key == "step":
-                    found[key] = full_tensor(value)
-                elif key not in found and (full := safe_get_full_optimizer_state(parameter, key)) is not None:
-                    found[key] = full_tensor(full).view(parameter.ds_shape if hasattr(parameter, "ds_id") else parameter.shape)
-        return found
-
-    def load_full_optimizer_states(self, saved: OptimizerStates) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
-
+    def load_states(self, files: ShardedFiles, rest: States) -> None:
         for name, parameter in self.parameters():
-            for key, value in saved[name].items():
-                if key == "step":
-                    self._set_step(value)
-                else:
-                    safe_set_full_optimizer_state(parameter, value.to(self.device, torch.float32), key)
+            for key in files.below(f"{STATES}{name}/"):
+                self._set_master(parameter, key, files.read(f"{STATES}{name}/{key}", *self.local_range(parameter)))
+            self._set_step(rest[name].get("step"))
 
     def _set_step(self, step: Any) -> None:
         for state in unwrap_optimizer(self.optimizer).state.values():

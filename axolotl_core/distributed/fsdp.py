@@ -5,6 +5,7 @@ process never holds more than its part and one layer. Under autocast weights are
 weights is kept for the backward pass; gradients are reduced in fp32.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from axolotl_core.distributed.layers import layers
@@ -30,6 +31,7 @@ class FSDP(Strategy):
     name = "fsdp"
     can_generate = False
     shards_weights = True
+    shards_state = True
 
     def __init__(self, accelerator: Accelerator, precision: Precision, max_grad_norm: float, notes: Sequence[str], fsdp: Fsdp) -> None:
         super().__init__(accelerator, precision, max_grad_norm, notes)
@@ -62,7 +64,18 @@ class FSDP(Strategy):
         full: Tensor = full_tensor(parameter)
         return full
 
-    def load_full_weight(self, parameter: nn.Parameter, saved: Tensor) -> None:
-        if isinstance(parameter, DTensor):
-            saved = distribute_tensor(saved.to(parameter.device), parameter.device_mesh, parameter.placements)
-        parameter.copy_(saved)
+    def local_range(self, parameter: nn.Parameter) -> tuple[int, int]:
+        assert isinstance(parameter, DTensor)
+        (rows,) = parameter.__create_chunk_list__()
+        return rows.offsets[0] * math.prod(parameter.shape[1:]), math.prod(rows.sizes)
+
+    def local_numbers(self, tensor: Tensor) -> Tensor:
+        assert isinstance(tensor, DTensor)
+        return tensor.detach().to_local().reshape(-1)
+
+    def placed(self, parameter: nn.Parameter, numbers: Tensor) -> Tensor:
+        assert isinstance(parameter, DTensor)
+        rows = numbers.view(parameter.to_local().shape).to(parameter.device)
+        return DTensor.from_local(
+            rows, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=parameter.stride()
+        )

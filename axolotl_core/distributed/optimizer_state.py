@@ -1,4 +1,4 @@
-"""State of a torch optimizer, a parameter at a time: without processes, and back into the optimizer."""
+"""State of a torch optimizer, a parameter at a time: what is in it, and back into the optimizer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,14 +22,13 @@ def full_tensor(value: Any) -> Any:
     return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
-def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of one parameter, gathered, on the CPU."""
-    return {key: full_tensor(value) for key, value in state.items()}
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor of numbers, sharded or not, and none of a class of its own, as torchao's quantised states are."""
+    return isinstance(value, Tensor) and not hasattr(value.to_local() if isinstance(value, DTensor) else value, "__tensor_flatten__")
 
 
-def load_state(optimizer: Optimizer, saved: Mapping[nn.Parameter, Mapping[str, Any]]) -> None:
-    """Give each parameter its state; tensors of a sharded parameter's shape are sharded as it is."""
-    states = {parameter: _sharded_like(parameter, state) for parameter, state in saved.items()}
+def load_state(optimizer: Optimizer, states: Mapping[nn.Parameter, Mapping[str, Any]]) -> None:
+    """Give each parameter its state, whose tensors lie as it does."""
     numbered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     document = {
         "state": {i: states[parameter] for i, parameter in enumerate(numbered) if states[parameter]},
@@ -40,8 +39,8 @@ def load_state(optimizer: Optimizer, saved: Mapping[nn.Parameter, Mapping[str, A
     _page(optimizer)
 
 
-def _sharded_like(parameter: nn.Parameter, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy, for each parameter has its own step counter."""
+def sharded_like(parameter: nn.Parameter, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy, for each parameter has its own step counter; tensors of a sharded parameter's shape are sharded as it is."""
     copied = {key: _clone(value) if isinstance(value, Tensor) else value for key, value in state.items()}
     if isinstance(parameter, DTensor):
         for key, value in copied.items():

@@ -8,31 +8,39 @@
 Processes average gradients, so a loss is multiplied by their number first: a step's gradient is the sum over all its rows
 divided by all its target tokens, whoever computed what.
 
-Weights and optimizer state leave a strategy as they are without processes, under the parameters' own names and on the CPU, so that
-a checkpoint says nothing of how many processes wrote it:
+For a checkpoint each gives the parts that this process has, of tensors under the parameters' own names, so that any strategy with any
+number of processes reads what any other one wrote:
 
-    weights     {"…q_proj.lora_A.default.weight": tensor}
-    optimizer   {"…q_proj.lora_A.default.weight": {"exp_avg": tensor, "exp_avg_sq": tensor, "step": tensor}}
+    weights/…q_proj.lora_A.default.weight
+    optimizer/…q_proj.lora_A.default.weight/exp_avg
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from axolotl_core.batches.batch import Inputs
 from axolotl_core.distributed.failure import FailureWatch
-from axolotl_core.distributed.optimizer_state import load_state, plain_state, unwrap_optimizer
+from axolotl_core.distributed.optimizer_state import full_tensor, is_plain, load_state, sharded_like, unwrap_optimizer
+from axolotl_core.distributed.sharded_files import Part, ShardedFiles
 from axolotl_core.models.precision import Precision
 from axolotl_core.models.skeleton import BaseWeights
 from axolotl_core.terminal import say
 
-OptimizerStates = dict[str, dict[str, Any]]
+States = dict[str, dict[str, Any]]
+"""By parameter and key."""
+WEIGHTS, STATES = "weights/", "optimizer/"
+PATIENCE = timedelta(hours=6)
+"""What rank 0 has to read, write and hash files of any size while the others wait for it."""
 
 
 class Strategy:
@@ -43,6 +51,8 @@ class Strategy:
     """Whether a process can run the model by itself, outside the common steps."""
     shards_weights = False
     """Whether a model is best given without its weights, which `prepare` reads a module at a time."""
+    shards_state = False
+    """Whether the optimizer's state, and weights in full precision, are divided among the processes."""
 
     def __init__(self, accelerator: Accelerator, precision: Precision, max_grad_norm: float, notes: Sequence[str] = ()) -> None:
         self.accelerator, self.precision, self.max_grad_norm, self.notes = accelerator, precision, max_grad_norm, notes
@@ -50,6 +60,7 @@ class Strategy:
         self.scaler = torch.amp.GradScaler(self.device.type) if precision.scaled else None
         self.watch = FailureWatch()
         """A block around everything that processes do together: an error in it ends all of them."""
+        self.patient = self.patient_group()
 
     # the group of processes
 
@@ -78,12 +89,18 @@ class Strategy:
         """The value of rank 0."""
         values = [value]
         if self.ranks > 1:
-            torch.distributed.broadcast_object_list(values, src=0)
+            torch.distributed.broadcast_object_list(values, src=0, group=self.patient)
         return values[0]
 
     def wait(self) -> None:
-        """For all processes."""
-        self.accelerator.wait_for_everyone()
+        """For all processes, however long it takes: what hangs is ended by the watch."""
+        if self.ranks > 1:
+            torch.distributed.barrier(group=self.patient)
+
+    def patient_group(self) -> ProcessGroup | None:
+        """A group of all processes, on the CPU, that waits as long as files of any size take; None for one process. Every process must
+        call this."""
+        return torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if self.ranks > 1 else None
 
     def print_main(self, line: str) -> None:
         """One line, from one process."""
@@ -156,7 +173,7 @@ class Strategy:
         """Scale gradients down to this norm; the norm before."""
         return nn.utils.clip_grad_norm_([parameter for _, parameter in self.parameters()], max_norm)
 
-    # weights and optimizer state without processes
+    # weights and optimizer state
 
     def parameters(self, *, frozen: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
         """What is trained, under the model's own names, wherever it lies now; tied weights once. frozen: what is not, too."""
@@ -171,22 +188,12 @@ class Strategy:
 
     def full_weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
         """What is trained, on rank 0, nothing on the others; frozen: and what is not. Every process must call this."""
-        return self._of_main((name, self.full_weight(parameter)) for name, parameter in self.parameters(frozen=frozen))
+        gathered = ((name, self.full_weight(parameter)) for name, parameter in self.parameters(frozen=frozen))
+        return {name: weight.cpu() for name, weight in gathered if self.main}  # the other processes let go of each at once
 
-    def load_full_weights(self, saved: dict[str, Tensor]) -> None:
-        """`saved` on every process."""
-        with torch.no_grad():
-            for name, parameter in self.parameters():
-                self.load_full_weight(parameter, saved[name])
-
-    def full_optimizer_states(self) -> OptimizerStates:
-        """Of each trained parameter, on rank 0, nothing on the others. Every process must call this."""
-        states = unwrap_optimizer(self.optimizer).state
-        return self._of_main((name, plain_state(states.get(parameter, {}))) for name, parameter in self.parameters())
-
-    def _of_main(self, gathered: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        """What is gathered one by one, with tensors on the CPU; the other processes let go of each at once."""
-        return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in gathered if self.main}
+    def full_weight(self, parameter: nn.Parameter) -> Tensor:
+        """Of one parameter, without its gradient."""
+        return parameter.detach()
 
     @torch.no_grad()
     def round_weights(self, dtype: torch.dtype) -> None:
@@ -194,17 +201,74 @@ class Strategy:
         for _, parameter in self.parameters():
             parameter.copy_(parameter.to(dtype))
 
-    def load_full_optimizer_states(self, saved: OptimizerStates) -> None:
-        """`saved` on every process."""
-        load_state(unwrap_optimizer(self.optimizer), {parameter: saved[name] for name, parameter in self.parameters()})
+    # checkpoints
+
+    def weight_parts(self) -> dict[str, Part]:
+        """What this process writes of what is trained."""
+        return {WEIGHTS + name: self.part(parameter, self.local_weight(parameter)) for name, parameter in self.parameters()}
+
+    def state_parts(self) -> tuple[dict[str, Part], States]:
+        """What this process writes of the optimizer's state; and the rest of it, which is not plain numbers of the parameter's shape:
+        counters, quantised states, on the CPU. Every process must call this."""
+        parts: dict[str, Part] = {}
+        rest: States = {}
+        for name, parameter in self.parameters():
+            rest[name] = {}
+            for key, value in self.local_state(parameter).items():
+                if is_plain(value) and value.shape == parameter.shape:
+                    parts[f"{STATES}{name}/{key}"] = self.part(parameter, self.local_numbers(value))
+                else:
+                    rest[name][key] = full_tensor(value)
+        return parts, rest
+
+    def load_weights(self, files: ShardedFiles) -> None:
+        """Set what is trained."""
+        with torch.no_grad():
+            for name, parameter in self.parameters():
+                self.set_weight(parameter, files.read(WEIGHTS + name, *self.local_range(parameter)))
+
+    def load_states(self, files: ShardedFiles, rest: States) -> None:
+        """Set the optimizer's state."""
+        found: dict[nn.Parameter, dict[str, Any]] = {}
+        for name, parameter in self.parameters():
+            prefix = f"{STATES}{name}/"
+            numbers = {key: files.read(prefix + key, *self.local_range(parameter)) for key in files.below(prefix)}
+            found[parameter] = sharded_like(parameter, rest[name]) | {key: self.placed(parameter, n) for key, n in numbers.items()}
+        load_state(unwrap_optimizer(self.optimizer), found)
 
     def init_optimizer_state(self, inputs: Inputs) -> None:
         """Make room for an optimizer state that is to be loaded, where that takes a step. inputs: any batch."""
 
-    def full_weight(self, parameter: nn.Parameter) -> Tensor:
-        """Of one parameter, without its gradient."""
-        return parameter.detach()
+    def part(self, parameter: nn.Parameter, numbers: Tensor) -> Part:
+        """numbers: of a tensor of the parameter's shape, those in `local_range`. Where each process has all of it, rank 0 writes."""
+        start, _ = self.local_range(parameter)
+        return Part(numbers if self.main or self.shards_state else numbers[:0], start, math.prod(self.shape(parameter)))
 
-    def load_full_weight(self, parameter: nn.Parameter, saved: Tensor) -> None:
-        """Set one parameter, in place."""
-        parameter.copy_(saved)
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        """Of the whole parameter."""
+        return parameter.shape
+
+    def local_range(self, parameter: nn.Parameter) -> tuple[int, int]:
+        """What this process has of a flattened parameter, and of its state: where it begins, how many numbers."""
+        return 0, parameter.numel()
+
+    def local_numbers(self, tensor: Tensor) -> Tensor:
+        """1-D, of a tensor that lies as its parameter does."""
+        return tensor.detach().reshape(-1)
+
+    def local_weight(self, parameter: nn.Parameter) -> Tensor:
+        """1-D, in full precision where there is more than one."""
+        return self.local_numbers(parameter)
+
+    def local_state(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """The optimizer's state of a parameter."""
+        found: dict[str, Any] = unwrap_optimizer(self.optimizer).state.get(parameter, {})
+        return found
+
+    def set_weight(self, parameter: nn.Parameter, numbers: Tensor) -> None:
+        """numbers: those in `local_range`."""
+        parameter.copy_(self.placed(parameter, numbers))
+
+    def placed(self, parameter: nn.Parameter, numbers: Tensor) -> Tensor:
+        """A tensor of the parameter's shape that lies as it does."""
+        return numbers.view(parameter.shape).to(parameter.device)

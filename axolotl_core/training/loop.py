@@ -18,9 +18,10 @@ from axolotl_core.batches.plan import Plan
 from axolotl_core.batches.rows import RowSource
 from axolotl_core.checkpoints import store
 from axolotl_core.checkpoints.best import best_step, keeps_best, missing_best
-from axolotl_core.checkpoints.store import BEST, Checkpoint
+from axolotl_core.checkpoints.saver import Saver
+from axolotl_core.checkpoints.store import BEST, Checkpoint, Snapshot
 from axolotl_core.distributed.optimizer_state import unwrap_optimizer
-from axolotl_core.distributed.strategy import Strategy
+from axolotl_core.distributed.strategy import States, Strategy
 from axolotl_core.errors import Interrupted, TrainError
 from axolotl_core.garbage import no_garbage_collection
 from axolotl_core.optim.groups import reset_state, set_lr_and_betas
@@ -71,6 +72,8 @@ class Loop:
 
     def train(self, start: Checkpoint | None, notes: Sequence[str] = ()) -> Outcome:
         """From a checkpoint or from the beginning. Raises TrainError for a loss that is not finite, Interrupted for a signal."""
+        keep, on_gpu = self.config.tracking.save_total_limit, self.strategy.device.type == "cuda"
+        self.saver = Saver(self.run.folder, keep, self.strategy.patient_group(), in_background=on_gpu)
         done, self.log = (start.step, start.log) if start else (0, [])
         if start:
             self._restore(start)
@@ -91,7 +94,10 @@ class Loop:
                     raise Interrupted("training was stopped before its first step; the same command starts it")
                 self.strategy.objective.train()
                 last = self._train_from(done)
+            self.saver.wait()
+            self._tell_written()
         finally:
+            self.saver.close()
             self.tracker.close()
         return Outcome(self.log, self._take_best(last), self.tracker.throughput())
 
@@ -105,6 +111,7 @@ class Loop:
         for step in range(done + 1, self.plan.total + 1):
             self._merge_if_due(step)
             metrics = self._train_step(step)
+            self._tell_written()
             stop = self._read_pending()  # of the step before, while this one is under way
             if metrics.on_device is None or self.strategy.ranks == 1:  # nobody waits for a device, so the step under way is the last
                 stop |= self.strategy.any(self.signals.caught is not None)
@@ -156,7 +163,7 @@ class Loop:
         """Evaluate and write a checkpoint where they are due; whether training ends early."""
         last, evaluates = step == self.plan.total, self.evaluates(step)
         if last or stop:  # a run that ends has a checkpoint, whatever becomes of its evaluation and of what is written then
-            self._save(f"step-{step}", step)
+            self._save(f"step-{step}", step, wait=True)
         if stop:
             raise self._interrupted(step)
         if evaluates:
@@ -180,6 +187,7 @@ class Loop:
         """ReLoRA: merge the update into the base before step `step` and reset the optimizer's state of it."""
         if not self.relora or not self.relora.due(step - 1):
             return
+        self.saver.wait()  # it links the file that is replaced
         seed_everything(self.config.training.seed, step - 1)  # the same new adapter in every process and after a resume
         parameters = self.relora.merge(self.run.folder, step - 1, self.strategy)
         reset_state(unwrap_optimizer(self.strategy.optimizer), parameters, keep=1 - self.config.adapter.relora_prune_ratio)
@@ -199,7 +207,7 @@ class Loop:
         """Evaluate, show the predictions, and keep the weights if they are the best so far."""
         if not self._take_evaluation(step):
             if not has_checkpoint:
-                self._save(f"step-{step}", step)
+                self._save(f"step-{step}", step, wait=True)
             raise self._interrupted(step)
         rows = self.predict() if self.predict and self.loggers else []
         for logger in self.loggers if rows else ():
@@ -232,25 +240,32 @@ class Loop:
         """Below 1: a share of the run."""
         return steps if steps is None or isinstance(steps, int) else max(1, math.ceil(steps * self.plan.total))
 
-    def _save(self, name: str, step: int, *, with_optimizer: bool = True) -> None:
-        strategy, folder = self.strategy, self.run.folder
-        weights = strategy.full_weights()
-        states = strategy.full_optimizer_states() if with_optimizer else {}
-        if strategy.main:
-            scaler = strategy.scaler.state_dict() if strategy.scaler else {}
-            merged = self.relora.merged if self.relora else None
-            store.save(folder, name, Checkpoint(step, weights, states, self.log, self.run.identity, merged, scaler))
-            store.prune(folder, self.config.tracking.save_total_limit)
-            for logger in self.loggers if with_optimizer else ():
-                logger.saved(step, folder / name)
-        strategy.wait()
+    def _save(self, name: str, step: int, *, with_optimizer: bool = True, wait: bool = False) -> None:
+        """wait: until it is in place."""
+        strategy = self.strategy
+        parts = strategy.weight_parts()
+        states: States = {}
+        if with_optimizer:
+            state_parts, states = strategy.state_parts()
+            parts |= state_parts
+        scaler = strategy.scaler.state_dict() if strategy.scaler else {}
+        merged = self.relora.merged if self.relora else None
+        self.saver.save(name, Snapshot(step, parts, states, self.log, self.run.identity, merged, scaler), wait=wait)
+
+    def _tell_written(self) -> None:
+        """Tell the loggers of checkpoints that are in place."""
+        for name in self.saver.take_written():
+            kind, _, step = name.partition("-")
+            for logger in self.loggers if kind != BEST else ():
+                logger.saved(int(step), self.run.folder / name)
 
     def _restore(self, start: Checkpoint) -> None:
         if self.relora and start.merged:
             self.relora.restore(self.run.folder, start.merged, self.strategy)
         self.strategy.init_optimizer_state(self.rows.batch([0]).place(self.strategy.device))
-        self.strategy.load_full_weights(start.weights)
-        self.strategy.load_full_optimizer_states(start.optimizer)
+        files = start.tensors()
+        self.strategy.load_weights(files)
+        self.strategy.load_states(files, start.states)
         if self.strategy.scaler and start.scaler:
             self.strategy.scaler.load_state_dict(start.scaler)
         if self._best() == start.step:
@@ -269,6 +284,6 @@ class Loop:
             return last
         if bad := missing_best(self.run.folder, best):
             raise TrainError(f"{self.run.folder}: {bad}; the same command resumes from the checkpoint before it")
-        self.strategy.load_full_weights(store.read(self.run.folder / f"{BEST}-{best}").weights)
+        self.strategy.load_weights(store.read(self.run.folder / f"{BEST}-{best}").tensors())
         self.tracker.print(f"the weights are those of step {best}, the best evaluation")
         return best

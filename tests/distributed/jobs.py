@@ -1,17 +1,25 @@
 """What workers are asked to do; each function is called in every process of a group, or in one by itself."""
 
 import gc
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from axolotl_core.adapters import lora
+from axolotl_core.checkpoints import store
+from axolotl_core.checkpoints.saver import Saver
+from axolotl_core.checkpoints.store import Snapshot
+from axolotl_core.distributed.sharded_files import Part
 from axolotl_core.distributed.start import start_strategy
+from axolotl_core.distributed.strategy import Strategy
+from axolotl_core.errors import MachineError
 from axolotl_core.models.load import Loaded, load_model
 from axolotl_core.models.precision import Precision, choose
 from axolotl_core.models.shape import model_on_meta
 from axolotl_core.objectives.sft import Objective
+from axolotl_core.optim.groups import set_lr_and_betas
 from axolotl_core.optim.optimizers import make_optimizer
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
@@ -98,3 +106,61 @@ def peak_of_loading(folder: Path, machine: dict, adapter: Adapter) -> int:
 def _memory(name: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
+
+
+def resumed(
+    folder: Path, machine: dict, adapter: Adapter, training: Training, run: Path, after: int, until: int
+) -> tuple[list[float], dict[str, Any]]:
+    """Train from the checkpoint of step `after`, or from the beginning where that is 0, and write one of step `until`."""
+    strategy, _ = begun(folder, machine, adapter, training)
+    rows, losses = source(LENGTHS), []
+    if after:
+        found = store.read(run / f"step-{after}")
+        strategy.init_optimizer_state(rows.batch([0]).place(CPU))
+        strategy.load_weights(found.tensors())
+        strategy.load_states(found.tensors(), found.states)
+    for step in range(after + 1, until + 1):
+        set_lr_and_betas(strategy.optimizer, 1e-3, None)
+        losses.append(train_step(strategy, rows, [0, 1, 2, 3], step=step, seed=0, micro_batch_size=1).result().loss)
+    parts, states = strategy.state_parts()
+    saver = Saver(run, 9, strategy.patient_group(), in_background=True)
+    saver.save(f"step-{until}", Snapshot(until, strategy.weight_parts() | parts, states, [], {}), wait=False)
+    weights = strategy.full_weights()
+    saver.wait()
+    strategy.close()
+    return losses, weights
+
+
+def _started(folder: Path, timeout_s: int) -> Strategy:
+    """A group of processes without a model to speak of."""
+    machine = Machine(device="cpu", ddp_timeout=timeout_s)
+    return start_strategy(
+        machine, choose(Training(), Model(base_model="x"), CPU, full=True), folder, device=CPU, max_grad_norm=1.0, model=None
+    )
+
+
+def saved_elsewhere(run: Path) -> str:
+    """What rank 0 tells of a checkpoint of which rank 1 writes its part where rank 0 does not look."""
+    strategy = _started(run, 60)
+    group, write, told = strategy.patient_group(), store.write, ""
+    if strategy.rank == 1:
+        store.write = lambda folder, *rest: write(folder.with_name("of another machine"), *rest)
+    try:
+        store.save(run, "step-1", Snapshot(1, {"weights/a": Part(torch.zeros(3), 3 * strategy.rank, 6)}, {}, [], {}), group)
+    except MachineError as error:
+        told = str(error)
+        torch.distributed.barrier(group=group)  # where rank 1 waits; a run would be ended by the watch
+    finally:
+        store.write = write
+    strategy.close()
+    return told
+
+
+def waits_for_a_slow_rank_0(folder: Path) -> str:
+    """What rank 0 has chosen, long after the group's own timeout."""
+    strategy = _started(folder, 1)
+    if strategy.main:
+        time.sleep(2)
+    found = strategy.broadcast("chosen" if strategy.main else "")
+    strategy.close()
+    return found

@@ -41,7 +41,7 @@ def four() -> Iterator[Workers]:
 def small(folder: Path, dtype: torch.dtype = torch.float32, kind: type = LlamaConfig, **changes) -> Path:
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = kind(vocab_size=512, max_position_embeddings=128, **(shape | changes))
+    config = kind(**({"vocab_size": 512, "max_position_embeddings": 128} | shape | changes))
     AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
     return folder
 

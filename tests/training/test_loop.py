@@ -1,6 +1,7 @@
 """The training loop: steps, when to evaluate and to save, checkpoints, what a resumed run ends with."""
 
 import copy
+import errno
 import gc
 import json
 import math
@@ -8,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +21,11 @@ from axolotl_core.batches.rows import RowSource
 from axolotl_core.checkpoints import format as checkpoints
 from axolotl_core.checkpoints import resume
 from axolotl_core.checkpoints import store as checkpoint
+from axolotl_core.checkpoints.best import missing_best
+from axolotl_core.checkpoints.saver import Saver
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
-from axolotl_core.errors import Interrupted, TrainError
+from axolotl_core.errors import Interrupted, MachineError, TrainError
 from axolotl_core.evaluation.evaluate import evaluate
 from axolotl_core.models.precision import Precision, choose
 from axolotl_core.objectives.cross_entropy import token_losses
@@ -164,11 +168,21 @@ def test_when_to_evaluate_and_to_save(tmp_path: Path):
     assert [s for s in every if loop({}, {"save_strategy": "no"}).saves(s)] == []
 
 
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
 WATCHED = lambda inputs: inputs  # noqa: E731
 """What a test does as each batch of an evaluation comes."""
 
 
-def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = None, training: dict | None = None, **tracking):
+class Logging:
+    """A logger that a test listens to."""
+
+    def __getattr__(self, name: str):
+        return lambda *given: None
+
+    def saved(self, step: int, folder: Path) -> None: ...
+
+
+def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = None, training: dict | None = None, loggers=(), **tracking):
     """(log, all weights) of a run over rows in memory, and the step it went on from."""
     settings, rows = Training(**{"learning_rate": 1e-3, "warmup_steps": 1, **(training or {})}), source(LENGTHS)
     plan = Plan(len(rows), 2, 100, 0, max_steps=steps)
@@ -189,6 +203,7 @@ def run(model, folder: Path, steps: int, key: str = "k", branch: Path | None = N
         config(settings, follow),
         runs(folder, identity, branch),
         evaluate=measured if training else None,
+        loggers=loggers,
         branched_at=resume.branched_at(branch),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,13 +223,80 @@ def test_training_lowers_the_loss(model, tmp_path: Path):
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said(model, tmp_path: Path, capsys):
     _, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 6)
     run(copy.deepcopy(model), tmp_path / "cut", 6)
-    newest = tmp_path / "cut" / "step-6" / "weights.safetensors"
+    newest = tmp_path / "cut" / "step-6" / SHARD
     newest.write_bytes(newest.read_bytes()[:-1] + b"x")
     _, got, resumed_from = run(copy.deepcopy(model), tmp_path / "cut", 6)
     assert resumed_from == 4
     assert torch.equal(got, wanted)
     told = "".join(capsys.readouterr())
-    assert "step-6 is skipped (weights.safetensors is not as it was written); the one before is used" in told
+    assert f"step-6 is skipped ({SHARD} is not as it was written); the one before is used" in told
+
+
+@pytest.fixture
+def in_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written as they are beside a GPU."""
+    monkeypatch.setattr(loop_module, "Saver", lambda run, keep, group, **_: Saver(run, keep, group, in_background=True))
+
+
+def test_what_is_written_in_the_background_is_of_its_step(model, tmp_path: Path, monkeypatch, in_background: None):
+    best = {"load_best_model_at_end": True, "eval_steps": 4}
+    straight, wanted, _ = run(copy.deepcopy(model), tmp_path / "straight", 9, training=best)
+    save, told = checkpoint.save, []
+
+    def slow(folder: Path, name: str, *rest) -> None:
+        assert name == "step-9" or threading.current_thread() is not threading.main_thread()
+        assert started.wait(60), "training goes on while it is written"
+        save(folder, name, *rest)
+
+    started = threading.Event()
+    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(Logging, "saved", lambda self, step, folder: told.append((step, checkpoints.damaged(folder))))
+    step = Loop._train_step
+
+    def sets(self, number: int):
+        found = step(self, number)
+        if number == 4:
+            started.set()
+        return found
+
+    monkeypatch.setattr(Loop, "_train_step", sets)
+    run(copy.deepcopy(model), tmp_path / "cut", 9, training=best, loggers=[Logging()])
+    assert [number for number, _ in told] == [2, 4, 6, 8, 9]
+    assert not any(bad for _, bad in told)
+    checkpoint.delete_after(tmp_path / "cut", 6)
+    again, got, resumed_from = run(copy.deepcopy(model), tmp_path / "cut", 9, training=best)
+    assert (resumed_from, again.step) == (6, straight.step)
+    assert torch.equal(got, wanted)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_before(
+    model, tmp_path: Path, monkeypatch, in_background: None
+):
+    write = checkpoint.write
+
+    def full(folder: Path, parts, group) -> list[Path]:
+        if "step-4" in str(folder):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(folder, parts, group)
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    with pytest.raises(
+        MachineError, match=r"step-4: the disk is full .*; free some space and run again; the previous one was left as it was"
+    ):
+        run(model, tmp_path, 8)
+    assert checkpoint.steps(tmp_path) == [2]
+    assert checkpoints.damaged(tmp_path / "step-2") is None
+
+
+def test_a_checkpoint_of_an_older_version_is_passed_over(model, tmp_path: Path, capsys):
+    run(copy.deepcopy(model), tmp_path, 4)
+    for step in (2, 4):
+        digests = json.loads((tmp_path / f"step-{step}" / "COMPLETE").read_text())
+        del digests[SHARD]
+        (tmp_path / f"step-{step}" / "COMPLETE").write_text(json.dumps(digests))
+    *_, resumed_from = run(copy.deepcopy(model), tmp_path, 4)
+    assert resumed_from == 0
+    assert "it was written by an older version, in another form" in "".join(capsys.readouterr())
 
 
 def test_a_checkpoint_that_was_not_finished_is_none(model, tmp_path: Path):
@@ -309,7 +391,7 @@ def test_a_branch_chooses_the_best_of_its_own_evaluations(model, tmp_path: Path)
     outcome, *_ = run(model, tmp_path / "two", 8, key="other", branch=tmp_path / "one" / "step-4", training=best)
     own = {row["step"]: row["eval_loss"] for row in outcome.log if "eval_loss" in row and row["step"] > 4}
     assert outcome.step == min(own, key=lambda step: own[step])
-    assert outcome.step == 8 or checkpoint.without_best(tmp_path / "two", outcome.step) is None
+    assert outcome.step == 8 or missing_best(tmp_path / "two", outcome.step) is None
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged", "of another step"])
@@ -322,7 +404,7 @@ def test_a_checkpoint_whose_best_weights_are_lost_is_passed_over(model, tmp_path
     if harm == "gone":
         shutil.rmtree(folder)
     elif harm == "damaged":
-        (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-1] + b"x")
+        (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:-1] + b"x")
     else:
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "cut" / "step-12", folder)
@@ -375,8 +457,8 @@ def test_the_best_evaluation_is_kept_and_patience_ends_a_run(model, tmp_path: Pa
     assert resumed_from == max(losses_)
     assert torch.equal(same, weights), "a run that was killed when it was over does not go on"
     assert again.log[-1]["step"] == max(losses_)
-    saved = checkpoint.read(tmp_path / f"best-{best}").weights
-    assert torch.equal(weights, torch.cat([saved[name].flatten() for name, _ in model.named_parameters()]))
+    saved = checkpoint.read(tmp_path / f"best-{best}").tensors()
+    assert torch.equal(weights, torch.cat([saved.read(f"weights/{name}", 0, p.numel()) for name, p in model.named_parameters()]))
 
 
 def test_two_processes_cannot_train_the_same_run(tmp_path: Path):
