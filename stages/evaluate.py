@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from axolotl_core.adapters.trained import load_trained
+from axolotl_core.adapters.trained import base_dtype, load_to_run, load_trained
 from axolotl_core.artifacts import manifest
 from axolotl_core.batches.rows import Data, open_data
 from axolotl_core.evaluation.evaluate import evaluate_rows
 from axolotl_core.evaluation.replies import Prompt, prompts, replies
 from axolotl_core.models.embeddings import embedding_rows
-from axolotl_core.models.load import Loaded, load_model
+from axolotl_core.models.load import Loaded
 from axolotl_core.models.pin import open_pinned
 from axolotl_core.stages.job import Job, Result
 from axolotl_core.tokens.tokenizer import read_tokenizer
@@ -52,7 +52,7 @@ def _before_and_after(job: Job, data: Data, observe: Callable[[Loaded, str], Obs
     pinned = open_pinned(job.input("base"), job.project.root, job.project.stats, job.folder / "base")
     settings: dict[str, Any] = {"vocabulary": embedding_rows(data.tokenizer.size, model), "packed": data.validation_packed}
     if manifest.read(adapter)["kind"] == "full":  # one after the other: two full models may not fit the device
-        before = observe(load_model(pinned.folder, machine, quantise=model, **settings), "before")
+        before = observe(load_to_run(pinned.folder, machine, quantise=model, dtype=base_dtype(adapter), **settings), "before")
         after = observe(load_trained(adapter, pinned.folder, machine, quantise=model, **settings), "after")
     else:
         tuned = load_trained(adapter, pinned.folder, machine, quantise=model, **settings)

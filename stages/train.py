@@ -11,6 +11,7 @@ from axolotl_core import quiet  # noqa: F401
 from axolotl_core.batches.rows import open_data
 from axolotl_core.checkpoints.store import finish
 from axolotl_core.models.pin import open_pinned
+from axolotl_core.models.quantize import quantised
 from axolotl_core.sources.place import name_to_open
 from axolotl_core.stages.graph import ARTIFACTS
 from axolotl_core.stages.job import Job, Result
@@ -45,6 +46,8 @@ def run(job: Job) -> Result:
         for name, found in (("summary", compared), ("train", dict(sorted(trained.metrics.items()))), ("held_out", trained.validation)):
             job.also[f"metrics/{name}.json"].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     facts = {"kind": trained.kind, "trained_parameters": trained.metrics["trained_parameters"]}
+    if quantised(job.params.model):  # the others are run in the dtype of their files
+        facts["base_dtype"] = trained.base_dtype
     return Result(facts, summary.summary_line(trained.metrics), lambda: finish(run.folder))
 
 

@@ -72,12 +72,13 @@ def load_model(
     on: torch.device | None = None,
     empty: bool = False,
     autocast: torch.dtype | None = None,
+    spread: bool = False,
 ) -> Loaded:
     """Weights of a folder on the machine's device, or where `on` says; dtype None keeps that of the files.
 
     vocabulary: rows that the embeddings have at least (`embedding_rows`); they grow, and never shrink. quantise: as this section asks
-    for. autocast: of the forward pass. empty: the model comes without its weights, and `weights` beside it,
-    unless no small model of its kind can be made, on which it is tried.
+    for. autocast: of the forward pass. empty: the model comes without its weights, and `weights` beside it, unless no small model of its
+    kind can be made, on which it is tried. spread: a quantised model is only to be run, and may fill several GPUs one after the other.
 
     packed: before the weights are read, a small random model of the family shows that samples of a row stay apart.
     Raises ModelError: not a causal language model, a family that cannot be packed, an attention that does not fit.
@@ -108,7 +109,7 @@ def load_model(
     settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:
-        settings |= {"device_map": {"": device}}
+        settings |= {"device_map": "sequential" if spread and device.type == "cuda" else {"": device}}
     model, report = AutoModelForCausalLM.from_pretrained(weights, trust_remote_code=False, output_loading_info=True, **settings, **smaller)
     if not smaller:
         complete(str(weights), report)

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, TextIteratorStreamer
 
-from axolotl_core.adapters.trained import load_trained
+from axolotl_core.adapters.trained import load_to_run, load_trained
 from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.errors import DataError, ModelError
 from axolotl_core.models.embeddings import embedding_rows
 from axolotl_core.models.forward import unwrap
-from axolotl_core.models.load import load_model
 from axolotl_core.models.pin import open_pinned
 from axolotl_core.params.datasets import Dataset
 from axolotl_core.params.machine import Machine
@@ -78,7 +77,7 @@ class Chat:
         def generate() -> None:
             try:
                 self.model.generate(input_ids=ids_1T, **settings)
-            except (RuntimeError, ValueError, IndexError) as error:
+            except Exception as error:
                 failed.append(error)
             finally:
                 streamer.end()  # whatever happens, the reader below must not wait for ever
@@ -137,17 +136,19 @@ def open_chat(
         tell(f"{note}; --raw sends a prompt as it is")
     settings: dict[str, Any] = {"vocabulary": embedding_rows(len(tokenizer), quantise), "packed": False}
     if which == "merged":
-        model = load_model(artifacts / "merged", machine, **settings).model
+        loaded = load_to_run(artifacts / "merged", machine, **settings)
     else:
         pinned = open_pinned(artifacts / "base", root, stats, artifacts / "pinned")
         base = pinned.folder
         loaded = (
-            load_model(base, machine, quantise=quantise, **settings)
+            load_to_run(base, machine, quantise=quantise, **settings)
             if which == "base"
             else load_trained(artifacts / "adapter", base, machine, quantise=quantise, **settings)
         )
-        model = loaded.model
         pinned.check()
+    for note in loaded.notes:
+        tell(note)
+    model = loaded.model
     stats.save()
     stops = own.stop_ids(unwrap(model).generation_config.eos_token_id, prompting.turn_ends(own))
     return Chat(model.eval(), tokenizer, sampling, stops, prompting.template, system, raw)

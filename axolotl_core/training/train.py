@@ -37,13 +37,15 @@ ROUNDING_ROWS = 8
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it. kind: of the artifact, `lora` or `full`; metrics: for metrics/train.json.
+    """What came of it. kind: of the artifact, `lora` or `full`; base_dtype: of the frozen weights, and of the products of quantised ones;
+    metrics: for metrics/train.json.
 
     validation: metrics of the validation rows before and after, None where nobody evaluated the artifact as it is.
     """
 
     log: list[dict[str, Any]]
     kind: str
+    base_dtype: str
     metrics: dict[str, Any]
     validation: dict[str, dict[str, Any] | None]
 
@@ -110,6 +112,7 @@ def _train(
     return Trained(
         outcome.log,
         written.kind,
+        str(ready.precision.frozen).removeprefix("torch."),
         _metrics(outcome, written, plan, ready, strategy),
         _validation(outcome, written, starts_from_base=run.branch is None and config.adapter.lora_model_dir is None),
     )

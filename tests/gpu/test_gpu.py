@@ -14,11 +14,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from axolotl_core import lookup
-from axolotl_core.adapters import lora
+from axolotl_core.adapters import lora, trained
+from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts.manifest import artifact_digest
 from axolotl_core.attention.choose import KINDS, why_not
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.kernels.choose import LAYERS, LOSSES
+from axolotl_core.models import spread
 from axolotl_core.models.forward import ForwardSpec
 from axolotl_core.models.load import load_model, need_of
 from axolotl_core.models.precision import choose
@@ -218,6 +220,27 @@ def test_kernels_that_fit_give_what_pytorch_gives(table: str):
 
 def test_the_output_layers_body_is_compiled():
     assert chunk_body("cuda") is not loss_and_slope
+
+
+def test_a_model_that_does_not_fit_its_gpu_says_the_same(base: Path, monkeypatch: pytest.MonkeyPatch):
+    stage("train")
+    settings = {"vocabulary": 1, "packed": False, "quantise": Model(base_model="./model")}
+
+    def loaded():
+        return load_trained(base / "artifacts" / "adapter", base / "model", Machine(), **settings)
+
+    whole = loaded().model.eval()
+    ids = torch.tensor([[1, 40, 50, 60]], device="cuda")
+    with torch.no_grad():
+        wanted = whole(ids).logits
+    size = sum(parameter.nbytes for parameter in whole.parameters())
+    monkeypatch.setattr(trained, "needs_spreading", lambda *_: True)
+    monkeypatch.setattr(spread, "get_max_memory", lambda: {0: size * 2 // 3, "cpu": 2**36})
+    parts = loaded()
+    assert {str(place) for place in parts.model.hf_device_map.values()} == {"0", "cpu"}
+    assert parts.notes == ("the model does not fit one GPU, it is on GPU 0, cpu",)
+    with torch.no_grad():
+        assert torch.equal(parts.model.eval()(ids).logits, wanted)
 
 
 def test_packed_rows_change_no_loss(base: Path):

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,20 +13,25 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from axolotl_core.adapters import lora
+from axolotl_core.adapters import trained as trained_module
 from axolotl_core.adapters.merge_lora import LoraMerge
 from axolotl_core.adapters.trained import load_trained
 from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.stats import StatCache
-from axolotl_core.batches.rows import open_rows
+from axolotl_core.batches.rows import open_data, open_rows
 from axolotl_core.errors import ArtifactError, ModelError
+from axolotl_core.evaluation.evaluate import evaluate_rows
 from axolotl_core.evaluation.replies import prompts
 from axolotl_core.models import weights
+from axolotl_core.models.load import Loaded
+from axolotl_core.models.spread import dispatched
 from axolotl_core.params.load import load
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 from axolotl_core.release.chat import READS, Sampling, open_chat
 from axolotl_core.release.merge import merge
+from axolotl_core.tokens.tokenizer import read_tokenizer
 from tests.conftest import edit, stage
 
 MODEL = Model(base_model="./model")
@@ -109,6 +116,53 @@ def test_a_model_trained_whole_is_evaluated_against_its_base(project: Path):
     train = json.loads((project / "artifacts" / "metrics" / "train.json").read_text())
     assert train["eval_loss_before"] == pytest.approx(report["before"]["loss"], rel=1e-4)
     assert train["eval_loss_after"] == pytest.approx(report["after"]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["lora", "null"])
+def test_a_model_that_does_not_fit_one_place_says_the_same(project: Path, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    if kind == "null":
+        edit(project / "params.yaml", "  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n", "")
+    stage("merge", f"adapter.adapter={kind}")
+    stage("evaluate", f"adapter.adapter={kind}", "packing.val_set_size=4")
+    report = project / "artifacts" / "evaluation" / "report.json"
+    replies, loss = json.loads(report.read_text())["replies"], held_out_loss(project, MODEL)
+    said = {which: "".join(chat(project, which).say("Name colour 4.")) for which in READS}
+
+    def split_up(loaded: Loaded) -> Loaded:
+        own = "base_model.model." if hasattr(loaded.model, "peft_config") else ""
+        here = dict.fromkeys((f"{own}model.{name}" for name in ("embed_tokens", "rotary_emb", "layers.0")), "cpu")
+        elsewhere = dict.fromkeys((f"{own}{name}" for name in ("model.layers.1", "model.norm", "lm_head")), "disk")
+        return dispatched(loaded, here | elsewhere, offload_dir=tempfile.mkdtemp(dir=tmp_path))
+
+    monkeypatch.setattr(trained_module, "needs_spreading", lambda *_: True)
+    monkeypatch.setattr(trained_module, "spread", split_up)
+    told: list[str] = []
+    assert {which: "".join(chat(project, which, tell=told.append).say("Name colour 4.")) for which in READS} == said
+    assert told.count("the model does not fit one GPU, it is on cpu, disk") == 3
+    stage("evaluate", f"adapter.adapter={kind}", "packing.val_set_size=4", force=True)
+    assert json.loads(report.read_text())["replies"] == replies
+    assert held_out_loss(project, MODEL) == pytest.approx(loss, rel=1e-5)
+
+
+def held_out_loss(project: Path, quantise: Model) -> float:
+    """Of the trained model, loaded anew, on the validation rows."""
+    artifacts = project / "artifacts"
+    loaded = load_trained(artifacts / "adapter", project / "model", Machine(device="cpu"), vocabulary=1, packed=True, quantise=quantise)
+    data = open_data(artifacts / "packed", artifacts / "tokens", read_tokenizer(artifacts / "tokenizer"))
+    return evaluate_rows(replace(loaded, model=loaded.model.eval()), data.validation, data.names, 1, title="")["loss"]
+
+
+@pytest.mark.parametrize("saved", ["", "[lm_head, embed_tokens]"])
+def test_a_quantised_base_computes_as_it_did_in_training(project: Path, saved: str):
+    options = ["adapter.adapter=qlora", "model.load_in_4bit=true", "training.bf16=true", f"adapter.lora_modules_to_save={saved or '[]'}"]
+    stage("evaluate", *options)
+    artifacts = project / "artifacts"
+    quantise = MODEL.model_copy(update={"load_in_4bit": True})
+    loaded = load_trained(artifacts / "adapter", project / "model", Machine(device="cpu"), vocabulary=1, packed=True, quantise=quantise)
+    dtypes = {module.compute_dtype for module in loaded.model.modules() if hasattr(module, "compute_dtype")}
+    assert dtypes == {torch.bfloat16}
+    trained = json.loads((artifacts / "metrics" / "train.json").read_text())
+    assert held_out_loss(project, quantise) == pytest.approx(trained["eval_loss_after"], rel=5e-3)
 
 
 def test_without_held_out_rows_there_are_replies_only(project: Path, capsys):
