@@ -48,6 +48,11 @@ class RowSource:
         """Target tokens of the rows of these numbers: what `batch(numbers).targets` is, without making tensors."""
         return sum(int((labels[1:] != IGNORE_INDEX).sum()) for number in numbers for _, _, labels in self._pieces(number))
 
+    def sample_lengths(self, numbers: Sequence[int]) -> list[int]:
+        """Tokens of each sample in the rows of these numbers."""
+        pieces = (self.rows.pieces[slice(*self.rows.offsets[number : number + 2])] for number in numbers)
+        return [int(length) for row in pieces for length in row.end - row.start]
+
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each row."""
         sizes = np.concatenate([[0], np.cumsum(self.rows.pieces.end - self.rows.pieces.start)])

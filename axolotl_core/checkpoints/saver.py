@@ -4,8 +4,8 @@ One is written at a time; a kill in the middle leaves the one before. On a CPU t
 memory of another model, so that what is trained is written as it lies.
 """
 
-import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,8 +31,8 @@ class Saver:
     in_background: bool
     written: list[str] = field(default_factory=list, init=False)
     """Names since `take_written`."""
-    thread: threading.Thread | None = field(default=None, init=False)
-    error: BaseException | None = field(default=None, init=False)
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoints"), init=False)
+    under_way: "Future[None] | None" = field(default=None, init=False)
     staged: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def save(self, name: str, saved: Snapshot, *, wait: bool) -> None:
@@ -40,36 +40,25 @@ class Saver:
         self.wait()
         if wait or not self.in_background:
             self._write(name, saved)
-            return
-        self.thread = threading.Thread(target=self._try, args=(name, self._copy(saved)), name=f"write {name}")
-        self.thread.start()
+        else:
+            self.under_way = self.writer.submit(self._write, name, self._copy(saved))
 
     def wait(self) -> None:
         """For what is being written. Raises what that raised."""
-        if self.thread:
-            self.thread.join()
-            self.thread = None
-        if self.error:
-            error, self.error = self.error, None
-            raise error
+        if self.under_way:
+            under_way, self.under_way = self.under_way, None
+            under_way.result()
 
     def take_written(self) -> Sequence[str]:
         """Names of what was written since the last time. Raises what writing in the background has raised."""
-        if self.thread and not self.thread.is_alive():
+        if self.under_way and self.under_way.done():
             self.wait()
         found, self.written = self.written, []
         return found
 
     def close(self) -> None:
         """Wait, whatever comes of it: the run ends with an error of its own."""
-        if self.thread:
-            self.thread.join()
-
-    def _try(self, name: str, saved: Snapshot) -> None:
-        try:
-            self._write(name, saved)
-        except BaseException as error:
-            self.error = error
+        self.writer.shutdown()
 
     def _write(self, name: str, saved: Snapshot) -> None:
         store.save(self.run, name, saved, self.group)

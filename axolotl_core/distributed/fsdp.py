@@ -6,14 +6,14 @@ weights is kept for the backward pass; gradients are reduced in fp32.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -59,6 +59,12 @@ class FSDP(Strategy):
     def clip(self, max_norm: float) -> Any:
         norm = super().clip(max_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def parameters(self, *, frozen: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+        for module in self.objective.modules():  # with shard_grad_op weights stay gathered after a pass without a backward one
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        yield from super().parameters(frozen=frozen)
 
     def full_weight(self, parameter: nn.Parameter) -> Tensor:
         full: Tensor = full_tensor(parameter)

@@ -77,7 +77,7 @@ class Chat:
         def generate() -> None:
             try:
                 self.model.generate(input_ids=ids_1T, **settings)
-            except Exception as error:
+            except (RuntimeError, ValueError, LookupError, OSError) as error:
                 failed.append(error)
             finally:
                 streamer.end()  # whatever happens, the reader below must not wait for ever

@@ -16,7 +16,12 @@ TRAIN_COLUMNS = (
     "tokens_per_s",
     "target_tokens_per_s",
     "padding",
+    "mfu",
     "step_s",
+    "data_s",
+    "forward_backward_s",
+    "optimizer_s",
+    "checkpoint_s",
     "memory_gib",
 )
 EVAL_COLUMNS = ("step", "eval_loss", "eval_perplexity", "eval_accuracy")

@@ -9,6 +9,7 @@ one is under way, so that the device never waits; before an evaluation or a chec
 
 import gc
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,9 +25,11 @@ from axolotl_core.distributed.optimizer_state import unwrap_optimizer
 from axolotl_core.distributed.strategy import States, Strategy
 from axolotl_core.errors import Interrupted, TrainError
 from axolotl_core.garbage import no_garbage_collection
+from axolotl_core.models.flops import TrainingFlops
 from axolotl_core.optim.groups import reset_state, set_lr_and_betas
 from axolotl_core.optim.schedules import Schedule
 from axolotl_core.tracking.logger import Logger
+from axolotl_core.tracking.peak import peak_flops
 from axolotl_core.tracking.tracker import Tracker
 from axolotl_core.training.config import Run, TrainConfig
 from axolotl_core.training.early_stopping import is_diverged, is_over
@@ -65,6 +68,7 @@ class Loop:
     loggers: Sequence[Logger] = ()
     predict: Callable[[], list[dict[str, Any]]] | None = None
     """Rows of the table of predictions."""
+    flops: TrainingFlops | None = None
     branched_at: int = 0
     """The step of the checkpoint that the run branches from, whose evaluations are another run's."""
     log: list[dict[str, Any]] = field(default_factory=list, init=False)
@@ -75,8 +79,6 @@ class Loop:
         keep, on_gpu = self.config.tracking.save_total_limit, self.strategy.device.type == "cuda"
         self.saver = Saver(self.run.folder, keep, self.strategy.patient_group(), in_background=on_gpu)
         done, self.log = (start.step, start.log) if start else (0, [])
-        if start:
-            self._restore(start)
         self.tracker = Tracker(
             self.plan.total,
             done,
@@ -85,9 +87,13 @@ class Loop:
             self.loggers,
             watch=self.config.training.loss_watchdog_threshold,
             quiet=not self.strategy.main,
+            peak_flops=self._peak_flops() if self.flops else 0.0,
         )
+        if start:
+            self._restore(start)
         for note in notes:
             self.tracker.print(note)
+        self.tracker.pause()
         try:
             with no_garbage_collection(), Signals(quiet=not self.strategy.main).listening() as self.signals:
                 if self.evaluate and not self.log and not self._take_evaluation(0):
@@ -141,6 +147,7 @@ class Loop:
             seed=training.seed,
             micro_batch_size=self.config.machine.micro_batch_size,
             learning_rate=learning_rate,
+            flops=self.flops,
             stop=lambda: self.signals.caught is not None,
         )
 
@@ -173,7 +180,6 @@ class Loop:
         over = evaluates and self._is_over()
         if (self.saves(step) or over) and not last:
             self._save(f"step-{step}", step)
-            self.tracker.pause()
         if over:
             self.tracker.print(f"no better evaluation in {self.config.training.early_stopping_patience}: stopped at step {step}")
         return over
@@ -242,7 +248,7 @@ class Loop:
 
     def _save(self, name: str, step: int, *, with_optimizer: bool = True, wait: bool = False) -> None:
         """wait: until it is in place."""
-        strategy = self.strategy
+        strategy, started = self.strategy, time.perf_counter()
         parts = strategy.weight_parts()
         states: States = {}
         if with_optimizer:
@@ -251,6 +257,7 @@ class Loop:
         scaler = strategy.scaler.state_dict() if strategy.scaler else {}
         merged = self.relora.merged if self.relora else None
         self.saver.save(name, Snapshot(step, parts, states, self.log, self.run.identity, merged, scaler), wait=wait)
+        self.tracker.saved(time.perf_counter() - started)
 
     def _tell_written(self) -> None:
         """Tell the loggers of checkpoints that are in place."""
@@ -270,6 +277,11 @@ class Loop:
             self.strategy.scaler.load_state_dict(start.scaler)
         if self._best() == start.step:
             self._save(f"{BEST}-{start.step}", start.step, with_optimizer=False)
+
+    def _peak_flops(self) -> float:
+        """Of all processes' devices together."""
+        dtype = self.strategy.precision.autocast or self.strategy.precision.frozen
+        return peak_flops(self.strategy.device, dtype) * self.strategy.ranks
 
     def _is_over(self) -> bool:
         return is_over(self.log, self.config.training, self.branched_at)

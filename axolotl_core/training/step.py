@@ -11,6 +11,7 @@ What is drawn (dropout, noise) is a function of the seed, the step and the micro
 
 import math
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from axolotl_core.batches.plan import micro_batches_of_rank
 from axolotl_core.batches.rows import RowSource
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import TrainError
+from axolotl_core.models.flops import TrainingFlops
 from axolotl_core.tracking.tracker import StepMetrics
 
 
@@ -36,6 +38,10 @@ class PendingMetrics:
     on_device: "torch.cuda.Event | None"
     scaled: bool
     target_tokens: int
+    flops: float
+    data_s: float
+    marks: "tuple[Mark, Mark, Mark]"
+    """Before the first pass, after the last one, after the update."""
 
     def result(self) -> StepMetrics:
         """Raises TrainError when the loss or the norm is not finite; with a loss scaler a norm that is not is a skipped step."""
@@ -48,7 +54,20 @@ class PendingMetrics:
                     f"step {self.step}: the {name} is {value}; lower learning_rate, or look at the rows of this step; "
                     "checkpoints written so far are of steps before it"
                 )
-        return StepMetrics(loss, norm, self.target_tokens, int(tokens), int(padding), stop > 0)
+        begin, passed, updated = self.marks
+        forward_backward_s = _seconds(begin, passed) - (0.0 if self.on_device else self.data_s)  # a device computes while batches are made
+        return StepMetrics(
+            loss,
+            norm,
+            self.target_tokens,
+            int(tokens),
+            int(padding),
+            stop > 0,
+            self.flops,
+            self.data_s,
+            forward_backward_s,
+            _seconds(passed, updated),
+        )
 
 
 def train_step(
@@ -60,19 +79,24 @@ def train_step(
     seed: int,
     micro_batch_size: int,
     learning_rate: float = 0.0,
+    flops: TrainingFlops | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> PendingMetrics:
     """Forward, backward, clip, update on the rows of these numbers. `step` counts from 1.
 
-    learning_rate: of this step, as the optimizer has it, for the log; stop: called after the passes, whether this process is to end.
+    learning_rate: of this step, as the optimizer has it, and flops of the model, for the log; stop: called after the passes, whether
+    this process is to end.
     """
     targets = source.targets(rows)
     total = torch.zeros((), device=strategy.device)
     micro_batches = micro_batches_of_rank(rows, micro_batch_size, strategy.rank, strategy.ranks)
     tokens = padding = 0
+    data_s, begin = 0.0, _mark(strategy.device)
     for micro in micro_batches:
+        started = time.perf_counter()
         batch = source.batch(micro.rows or rows[:1])
         inputs = batch.place(strategy.device)
+        data_s += time.perf_counter() - started
         if not micro.rows:
             inputs = inputs.untrained()
         else:
@@ -83,10 +107,32 @@ def train_step(
             loss = strategy.objective(inputs) / max(1, targets)
             strategy.backward(loss)
         total += loss.detach()
+    passed = _mark(strategy.device)
     norm = strategy.step()
+    marks = (begin, passed, _mark(strategy.device))
+    work = flops.of(source.sample_lengths(rows), targets) if flops else 0.0
     counts = place(torch.tensor([float(tokens), float(padding), float(stop())]), strategy.device)
     sent, on_device = _send(torch.cat([strategy.sum(torch.cat([total[None], counts])), norm[None]]))
-    return PendingMetrics(step, learning_rate, sent, on_device, strategy.scaler is not None, targets)
+    return PendingMetrics(step, learning_rate, sent, on_device, strategy.scaler is not None, targets, work, data_s, marks)
+
+
+Mark = "torch.cuda.Event | float"
+"""A moment of the device's own time, or of this process's in seconds."""
+
+
+def _mark(device: torch.device) -> Mark:
+    """Now, without waiting for what the device was given before."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds(begin: Mark, end: Mark) -> float:
+    if isinstance(begin, torch.cuda.Event):
+        return float(begin.elapsed_time(end)) / 1000
+    return end - begin
 
 
 def _send(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":

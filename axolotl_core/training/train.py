@@ -14,6 +14,7 @@ from axolotl_core.checkpoints.store import Checkpoint
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import ParamsError
+from axolotl_core.models.flops import training_flops
 from axolotl_core.models.load import device_of
 from axolotl_core.models.pin import Pinned
 from axolotl_core.models.precision import choose
@@ -84,6 +85,7 @@ def _train(
     pinned.check()
     for line in (ready.summary(), *ready.notes):
         strategy.print_main(line)
+    flops = training_flops(ready.model)  # before a process has a part of it only
     start, notes = _start(strategy, config, run)
     relora = _relora(ready, pinned.folder, config)
     objective = Objective(
@@ -104,6 +106,7 @@ def _train(
         relora=relora,
         loggers=loggers,
         predict=partial(predict_validation, ready, strategy.autocast, data, config.evaluation) if strategy.can_generate else None,
+        flops=flops,
         branched_at=resume.branched_at(run.branch),
     ).train(start, notes)
     written = _write(strategy, ready, data, pinned, config, run, relora)

@@ -122,6 +122,9 @@ def resumed(
     for step in range(after + 1, until + 1):
         set_lr_and_betas(strategy.optimizer, 1e-3, None)
         losses.append(train_step(strategy, rows, [0, 1, 2, 3], step=step, seed=0, micro_batch_size=1).result().loss)
+    strategy.objective.eval()
+    with torch.no_grad():
+        strategy.objective(rows.batch([0]).place(CPU))  # as an evaluation runs before a checkpoint
     parts, states = strategy.state_parts()
     saver = Saver(run, 9, strategy.patient_group(), in_background=True)
     saver.save(f"step-{until}", Snapshot(until, strategy.weight_parts() | parts, states, [], {}), wait=False)

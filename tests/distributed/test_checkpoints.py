@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[int, dict]] = {
     "single": (1, {}),
     "ddp": (2, {}),
     "fsdp": (2, {"fsdp": ["full_shard", "auto_wrap"]}),
-    "fsdp of four": (4, {"fsdp": ["full_shard", "auto_wrap", "offload"]}),
+    "fsdp of four": (4, {"fsdp": ["shard_grad_op", "auto_wrap", "offload"]}),
     "zero1": (2, {"deepspeed": "zero1"}),
     "zero2": (2, {"deepspeed": "zero2"}),
     "zero3": (2, {"deepspeed": "zero3"}),
