@@ -31,6 +31,10 @@ class DeepSpeed(Strategy):
         self.scaler = None
 
     @property
+    def sharding(self) -> str:
+        return f"zero{self.accelerator.state.deepspeed_plugin.zero_stage}"
+
+    @property
     def shards_weights(self) -> bool:  # type: ignore[override]
         """ZeRO 3 does; with 1 and 2 each process has all weights."""
         return int(self.accelerator.state.deepspeed_plugin.zero_stage) == 3

@@ -70,6 +70,11 @@ class Strategy:
         return self.rank == 0
 
     @property
+    def sharding(self) -> str:
+        """Its name in memory.SHARDINGS."""
+        return self.name
+
+    @property
     def device(self) -> torch.device:
         return self.accelerator.device
 

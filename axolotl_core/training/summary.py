@@ -1,16 +1,28 @@
 """What a run will be, as arithmetic before the first step, and what it was, as metrics after the last."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from axolotl_core.adapters import lora
 from axolotl_core.batches.plan import Plan, micro_batches_of_rank
 from axolotl_core.batches.rows import Data
+from axolotl_core.distributed.memory import estimate
+from axolotl_core.distributed.strategy import Strategy
+from axolotl_core.models.quantize import quantised
 from axolotl_core.optim.schedules import Schedule, warmup_steps
 from axolotl_core.params.machine import Machine
+from axolotl_core.params.optimizers import OPTIMIZERS
 from axolotl_core.params.training import Training
 from axolotl_core.training.artifact import Rounding
+from axolotl_core.training.config import TrainConfig
+from axolotl_core.training.setup import unfreeze
 
 MOST_IDLE = 0.25
 """Share of a step's passes that may be without a row before it is worth a sentence."""
+
+UNRUNNABLE = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, LookupError)
+"""What families do on the meta device that look at values."""
 
 
 def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, training: Training, data: Data) -> list[str]:
@@ -46,6 +58,31 @@ def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, tra
             f"a training.batch_size that {ranks * machine.micro_batch_size} divides fills them all"
         )
     return lines
+
+
+def memory(shape: Any, config: TrainConfig, data: Data, strategy: Strategy, initial_adapter: Path | None, *, passes: int) -> str | None:
+    """What a process will need, None for a model that cannot be run without weights. shape: on the meta device; passes: of a process in a
+    step."""
+    adapter, machine, training = config.adapter, config.machine, config.training
+    tokens = machine.micro_batch_size * data.train.sequence_len
+    quantisation = quantised(config.model)
+    with suppress(*UNRUNNABLE):
+        model = shape if adapter.adapter is None else lora.attach(shape, adapter, initial_adapter)
+        if training.unfrozen_parameters:
+            unfreeze(model, training.unfrozen_parameters)
+        found = estimate(
+            model,
+            strategy.precision,
+            OPTIMIZERS[training.optimizer],
+            strategy.sharding,
+            strategy.ranks,
+            tokens,
+            accumulates=passes > 1,
+            recomputes=bool(machine.gradient_checkpointing),
+            bits={"4bit": 4, "gptq": 4, "8bit": 8}[quantisation] if quantisation else None,
+        )
+        return found.line()
+    return None
 
 
 def _count(number: int, thing: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_core.adapters.relora import ReLoRA
-from axolotl_core.batches.plan import Plan
+from axolotl_core.batches.plan import Plan, micro_batches_of_rank
 from axolotl_core.batches.rows import Data
 from axolotl_core.checkpoints import resume, store
 from axolotl_core.checkpoints.store import Checkpoint
@@ -69,17 +69,28 @@ def train_model(data: Data, pinned: Pinned, config: TrainConfig, run: Run) -> Tr
         )
         stack.callback(strategy.close)
         with strategy.watch:
-            return _train(stack, strategy, plan, schedule, data, pinned, config, run)
+            return _train(stack, strategy, shape, plan, schedule, data, pinned, config, run)
 
 
 def _train(
-    stack: ExitStack, strategy: Strategy, plan: Plan, schedule: Schedule, data: Data, pinned: Pinned, config: TrainConfig, run: Run
+    stack: ExitStack,
+    strategy: Strategy,
+    shape: Any,
+    plan: Plan,
+    schedule: Schedule,
+    data: Data,
+    pinned: Pinned,
+    config: TrainConfig,
+    run: Run,
 ) -> Trained:
-    """stack: what is closed after the last step, whatever ends it."""
+    """stack: what is closed after the last step, whatever ends it; shape: the base on the meta device."""
     if strategy.main:
         stack.enter_context(store.locked(run.folder))
     strategy.wait()  # no model is loaded before the run is known to be theirs alone
     for line in (*summary.arithmetic(plan, schedule, strategy.ranks, config.machine, config.training, data), *strategy.notes):
+        strategy.print_main(line)
+    passes = len(micro_batches_of_rank(plan.rows_of(0), config.machine.micro_batch_size, 0, strategy.ranks))
+    if line := summary.memory(shape, config, data, strategy, run.initial_adapter, passes=passes):
         strategy.print_main(line)
     ready = set_up(pinned.folder, data, config, run.initial_adapter, strategy.precision, empty=strategy.shards_weights)
     pinned.check()

@@ -1,9 +1,12 @@
 """What workers are asked to do; each function is called in every process of a group, or in one by itself."""
 
 import gc
+import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -11,6 +14,8 @@ from axolotl_core.adapters import lora
 from axolotl_core.checkpoints import store
 from axolotl_core.checkpoints.saver import Saver
 from axolotl_core.checkpoints.store import Snapshot
+from axolotl_core.distributed.fsdp import FSDP
+from axolotl_core.distributed.memory import Memory, estimate
 from axolotl_core.distributed.sharded_files import Part
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
@@ -24,6 +29,8 @@ from axolotl_core.optim.optimizers import make_optimizer
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
+from axolotl_core.params.optimizers import OPTIMIZERS
+from axolotl_core.params.sharding import Fsdp
 from axolotl_core.params.training import Training
 from axolotl_core.training.step import seed_everything, train_step
 from tests.rows_in_memory import CPU, LENGTHS, source
@@ -167,3 +174,41 @@ def waits_for_a_slow_rank_0(folder: Path) -> str:
     found = strategy.broadcast("chosen" if strategy.main else "")
     strategy.close()
     return found
+
+
+def peak_of_training(folder: Path, machine: dict, adapter: Adapter, training: Training, tokens: int) -> tuple[int, Memory]:
+    """Bytes by which this process grew at most in a step on one row of so many tokens, weights included; and what was estimated."""
+    gc.collect()
+    before = _memory("VmRSS")
+    strategy, _ = begun(folder, machine, adapter, training)
+    rows = source([tokens] * strategy.ranks, sequence_len=tokens)
+    for step in (1, 2):  # the second one has the optimizer's state
+        Path("/proc/self/clear_refs").write_text("5")
+        train_step(strategy, rows, range(strategy.ranks), step=step, seed=0, micro_batch_size=1)
+    peak = _memory("VmHWM") - before
+    meta = model_on_meta(folder)
+    if adapter.adapter:
+        meta = lora.attach(meta, adapter)
+    optimizer = OPTIMIZERS[training.optimizer]
+    found = estimate(meta, strategy.precision, optimizer, strategy.sharding, strategy.ranks, tokens, accumulates=False)
+    strategy.close()
+    return peak, found
+
+
+def layout(folder: Path, ranks: int, wanted: list[int]) -> dict[str, tuple[int, int, int]]:
+    """Where in each weight the part begins that a process writes, its length and that of the whole, of a model without weights. This
+    process is taken for one of `ranks`, the one that `wanted` has at its place; nothing is ever sent."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    rank = wanted[int(os.environ["RANK"])]
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+    accelerator: Any = SimpleNamespace(process_index=rank, num_processes=ranks, device=CPU)
+    with patch.object(Strategy, "patient_group", lambda self: None), patch("axolotl_core.distributed.strategy.FailureWatch"):
+        strategy = FSDP(accelerator, Precision("bf16", torch.bfloat16, torch.float32, torch.bfloat16), 1.0, (), Fsdp())
+    objective = torch.nn.Module()
+    objective.model = model_on_meta(folder)
+    strategy.prepare(objective, lambda: make_optimizer(objective.named_parameters(), Training(), Adapter()))
+    parts = strategy.weight_parts()
+    assert {part.values.device.type for part in parts.values()} == {"meta"}
+    torch.distributed.destroy_process_group()
+    return {key: (part.start, len(part.values), part.total) for key, part in parts.items()}
