@@ -20,6 +20,7 @@ from axolotl_core.distributed.sharded_files import Part
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import MachineError
+from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.load import Loaded, load_model
 from axolotl_core.models.precision import Precision, choose
 from axolotl_core.models.shape import model_on_meta
@@ -38,15 +39,26 @@ from tests.rows_in_memory import CPU, LENGTHS, source
 LORA = Adapter(adapter="lora", lora_r=4, lora_target_linear=True, lora_dropout=0.1)
 
 
-def begun(folder: Path, machine: dict[str, Any], adapter: Adapter, training: Training, vocabulary: int = 0) -> tuple[Any, Loaded]:
+def begun(
+    folder: Path,
+    machine: dict[str, Any],
+    adapter: Adapter,
+    training: Training,
+    vocabulary: int = 0,
+    *,
+    learning_rate: float = 1e-3,
+    max_grad_norm: float = 1.0,
+    packed: bool = True,
+    recomputes: bool = False,
+) -> tuple[Any, Loaded]:
     """A strategy with a wrapped model of the folder."""
     settings = Machine(device="cpu", **machine)
     full = adapter.adapter is None
     precision: Precision = choose(training, Model(base_model="x"), CPU, full=full)
-    strategy = start_strategy(settings, precision, folder, device=CPU, max_grad_norm=1.0, model=model_on_meta(folder))
+    strategy = start_strategy(settings, precision, folder, device=CPU, max_grad_norm=max_grad_norm, model=model_on_meta(folder))
     dtype = precision.trained if full else precision.frozen
     loaded = load_model(
-        folder, settings, vocabulary=vocabulary, packed=True, dtype=dtype, autocast=precision.autocast, empty=strategy.shards_weights
+        folder, settings, vocabulary=vocabulary, packed=packed, dtype=dtype, autocast=precision.autocast, empty=strategy.shards_weights
     )
     seed_everything(0)
     model = loaded.model if full else lora.attach(loaded.model, adapter)
@@ -54,8 +66,10 @@ def begun(folder: Path, machine: dict[str, Any], adapter: Adapter, training: Tra
         lora.leave_casts_to_autocast(model)
     elif not full:
         lora.cast_saved_modules(model, precision.frozen)
+    if recomputes:
+        checkpoint_layers(model, selective=False)
     objective = Objective(model, loaded.spec, strategy.autocast).train()
-    training = training.model_copy(update={"learning_rate": 1e-3})
+    training = training.model_copy(update={"learning_rate": learning_rate})
     strategy.prepare(objective, lambda: make_optimizer(model.named_parameters(), training, adapter), loaded.weights)
     return strategy, loaded
 
@@ -69,6 +83,17 @@ def train(folder: Path, machine: dict, adapter: Adapter, training: Training, ste
     weights = strategy.full_weights()
     strategy.close()
     return losses, weights
+
+
+def curve(folder: Path, machine: dict, packed: bool, recomputes: bool, steps: int = 10) -> list[float]:
+    """Losses of steps of four rows, a row a pass, by plain gradient descent: a gradient that is too long or too short shows."""
+    plain = {"learning_rate": 0.2, "max_grad_norm": 0.0, "packed": packed, "recomputes": recomputes}
+    strategy, _ = begun(folder, machine, Adapter(), Training(optimizer="sgd"), **plain)
+    rows = source(LENGTHS, packed)
+    chosen = [[(4 * step + row) % len(rows) for row in range(4)] for step in range(steps)]
+    losses = [train_step(strategy, rows, four, step=1 + i, seed=0, micro_batch_size=1).result().loss for i, four in enumerate(chosen)]
+    strategy.close()
+    return losses
 
 
 def filled(folder: Path, machine: dict, adapter: Adapter, vocabulary: int) -> dict[str, Any]:
