@@ -10,9 +10,8 @@ from typing import Any
 
 from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.params.machine import Machine
-from axolotl_core.params.optimizers import OPTIMIZERS
 from axolotl_core.params.params import Params
-from axolotl_core.params.sharding import OTHER_STRATEGIES, fsdp_of
+from axolotl_core.params.sharding import OTHER_STRATEGIES, fsdp_of, unsupported
 
 LAYERS = "PyTorch's own layers run"
 LOSS = "logits are made a few positions at a time, so they need no kernel of their own"
@@ -107,7 +106,7 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
         yield "fsdp_config", {"fsdp_config": taken}, f"sharding_strategy {instead}, over all processes alike"
         machine = machine.model_copy(update={"fsdp_config": taken})
     fsdp_of(machine)  # a setting that is none is told before anything is put in its place
-    what = _unsharded(params, "fsdp")
+    what = unsupported(params, "fsdp")
     if what is not None:
         yield "fsdp", {"fsdp": None}, f"cannot shard {what} over processes; each process holds all of it"
     elif str(given.get("version")) == "1":
@@ -116,17 +115,6 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
 
 
 def _deepspeed(machine: Machine, params: Params) -> Iterator[Change]:
-    what = _unsharded(params, "deepspeed")
+    what = unsupported(params, "deepspeed")
     if machine.deepspeed and what is not None:
         yield "deepspeed", {"deepspeed": None}, f"cannot shard {what}; each process holds all of it"
-
-
-def _unsharded(params: Params, strategy: str) -> str | None:
-    """What each process must hold all of under a sharding strategy, None if there is nothing."""
-    if params.adapter.relora_steps is not None:
-        return "weights that ReLoRA merges"
-    for kind in ("load_in_8bit", "load_in_4bit", "gptq"):
-        if getattr(params.model, kind):
-            return f"a quantised base ({kind})"
-    sharded = strategy in OPTIMIZERS[params.training.optimizer].sharded_by
-    return None if sharded else f"the state of {params.training.optimizer}"

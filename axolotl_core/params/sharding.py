@@ -1,4 +1,4 @@
-"""What machine.fsdp, fsdp_config and deepspeed ask for, in one spelling.
+"""What machine.fsdp, fsdp_config and deepspeed ask for, in one spelling, and what they cannot be had with.
 
 `fsdp` and `fsdp_config` are read as Axolotl's README writes them; it is always FSDP 2 that runs. A DeepSpeed file says how memory is
 shared out, never how weights move: optimizer, schedule, clipping, batch size and dtype are those of params.yaml.
@@ -12,6 +12,8 @@ from typing import Any
 
 from axolotl_core.errors import ParamsError, nearest
 from axolotl_core.params.machine import Machine
+from axolotl_core.params.optimizers import OPTIMIZERS
+from axolotl_core.params.params import Params
 
 SHIPPED = ("zero1", "zero2", "zero3")
 """DeepSpeed files in pipelines/deepspeed/, by name."""
@@ -51,6 +53,17 @@ class Fsdp:
     reshard: bool = True
     offload: bool = False
     layers: tuple[str, ...] = ()
+
+
+def unsupported(params: Params, strategy: str) -> str | None:
+    """What each process must hold all of under `fsdp` or `deepspeed`, so that these cannot be had with it; None if there is nothing."""
+    if params.adapter.relora_steps is not None:
+        return "weights that ReLoRA merges"
+    for kind in ("load_in_8bit", "load_in_4bit", "gptq"):
+        if getattr(params.model, kind):
+            return f"a quantised base ({kind})"
+    sharded = strategy in OPTIMIZERS[params.training.optimizer].sharded_by
+    return None if sharded else f"the state of {params.training.optimizer}"
 
 
 def fsdp_of(machine: Machine) -> Fsdp | None:
