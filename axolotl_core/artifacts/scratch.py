@@ -40,21 +40,29 @@ def building(final: Path) -> Iterator[Path]:
     held = folder.with_name(f"{folder.name}.lock")
     handle = None
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        sweep(final.parent)
-        handle = lock.own(held)
-        folder.mkdir()
-        yield folder
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if message := cannot_write(error, final.parent):
-            raise MachineError(f"{final}: {message}; the previous one was left as it was") from None
-        raise
+        with writing(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            sweep(final.parent)
+            handle = lock.own(held)
+            folder.mkdir()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
             with suppress(OSError):
                 held.unlink()
             lock.release(handle)
+
+
+@contextmanager
+def writing(final: Path) -> Iterator[None]:
+    """A block that writes for `final`, in which a full or closed disk is told as a MachineError."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if message := cannot_write(error, final.parent):
+            raise MachineError(f"{final}: {message}; the previous one was left as it was") from None
+        raise
 
 
 def cannot_write(error: Exception, below: Path) -> str | None:

@@ -19,7 +19,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from torch.distributed import ProcessGroup
 from axolotl_core.artifacts import lock
 from axolotl_core.artifacts.key import digest_file
 from axolotl_core.artifacts.link import link
-from axolotl_core.artifacts.scratch import building, replace, write_atomically
+from axolotl_core.artifacts.scratch import building, replace, write_atomically, writing
 from axolotl_core.checkpoints.format import COMPLETE, FINISHED, REST, STATE, damaged, files_of
 from axolotl_core.distributed.sharded_files import Part, ShardedFiles, write
 from axolotl_core.errors import MachineError, TrainError
@@ -104,7 +104,7 @@ def save(run: Path, name: str, saved: Snapshot, group: ProcessGroup | None = Non
     Raises MachineError where the disk is full, cannot be written, or is not the same for all processes.
     """
     main = group is None or group.rank() == 0
-    with building(run / name) if main else nullcontext() as folder:
+    with building(run / name) if main else writing(run / name) as folder:
         new = Path(_of_main(str(folder and folder / "checkpoint"), group))
         new.mkdir(parents=True, exist_ok=True)
         files = write(new, saved.parts, group)

@@ -124,10 +124,9 @@ class DeepSpeed(Strategy):
         """1-D, what this process has in fp32: the weights, or the optimizer's state of them."""
         _, length = self.local_range(parameter)
         if hasattr(parameter, "ds_id"):
-            from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
-
-            local = safe_get_local_optimizer_state(parameter, key) if key else safe_get_local_fp32_param(parameter)
-            return local.detach()[:length]
+            zero = parameter._z3_optimizer  # whose own function for this copies what is offloaded to the GPU
+            local, _ = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=True, optim_state_key=key)
+            return (local.detach().clone() if zero.swap_optimizer else local.detach())[:length]
         if not length:
             return torch.empty(0)
         return parameter._hp_mapping.get_hp_fragment(key).detach()
@@ -162,7 +161,7 @@ class DeepSpeed(Strategy):
             for name, parameter in self.parameters()
             for key in self._state_keys()
         }
-        return parts, {name: {"step": full_tensor(step)} for name, _ in self.parameters()}
+        return parts, {name: {} if step is None else {"step": full_tensor(step)} for name, _ in self.parameters()}
 
     def _state_keys(self) -> list[str]:
         """Of the optimizer's state that has a number for each weight."""
@@ -175,7 +174,8 @@ class DeepSpeed(Strategy):
         for name, parameter in self.parameters():
             for key in files.below(f"{STATES}{name}/"):
                 self._set_master(parameter, key, files.read(f"{STATES}{name}/{key}", *self.local_range(parameter)))
-            self._set_step(rest[name].get("step"))
+            if "step" in rest[name]:
+                self._set_step(rest[name]["step"])
 
     def _set_step(self, step: Any) -> None:
         for state in unwrap_optimizer(self.optimizer).state.values():

@@ -25,6 +25,8 @@ from axolotl_core.params.optimizers import OptimizerSpec
 
 LOGITS_AT_ONCE = 3
 """Copies of a chunk of logits in fp32: as they are made, their softmax, its gradient."""
+PROBED = 64
+"""Tokens of the row that is run on the meta device."""
 GATHERED_AT_ONCE = 2
 """Layers: the one that runs and the next one."""
 REDUCED_AT_ONCE = 2
@@ -144,7 +146,8 @@ def _logits(model: Any, tokens: int) -> int:
 
 
 def kept_for_backward(model: Any, dtype: torch.dtype, tokens: int) -> int:
-    """Bytes of tensors that a forward pass of one row keeps, without weights. dtype: of the pass. model: on the meta device."""
+    """Bytes of tensors that a forward pass of one row keeps, without weights: all of them are as long as the row, so that a short one
+    says it of a long one. dtype: of the pass. model: on the meta device."""
     model = copy.deepcopy(model).to(dtype).train()
     inner = unwrap(model)
     inner.set_attn_implementation(NAME)
@@ -160,8 +163,8 @@ def kept_for_backward(model: Any, dtype: torch.dtype, tokens: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        inner.base_model(input_ids=torch.zeros(1, tokens, dtype=torch.long, device="meta"), use_cache=False)
-    return sum(kept.values())
+        inner.base_model(input_ids=torch.zeros(1, PROBED, dtype=torch.long, device="meta"), use_cache=False)
+    return sum(kept.values()) * tokens // PROBED
 
 
 class _Attention(torch.autograd.Function):

@@ -41,12 +41,17 @@ def load_state(optimizer: Optimizer, states: Mapping[nn.Parameter, Mapping[str, 
 
 def sharded_like(parameter: nn.Parameter, state: Mapping[str, Any]) -> dict[str, Any]:
     """A copy, for each parameter has its own step counter; tensors of a sharded parameter's shape are sharded as it is."""
-    copied = {key: _clone(value) if isinstance(value, Tensor) else value for key, value in state.items()}
+    own = copied(state)
     if isinstance(parameter, DTensor):
-        for key, value in copied.items():
+        for key, value in own.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                copied[key] = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return copied
+                own[key] = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return own
+
+
+def copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    """With tensors in memory of their own."""
+    return {key: _clone(value) if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
 def _clone(value: Tensor) -> Tensor:
@@ -55,8 +60,8 @@ def _clone(value: Tensor) -> Tensor:
         return value.clone()
     names, context = value.__tensor_flatten__()
     inner_tensors = {name: getattr(value, name).clone() for name in names}
-    copied: Tensor = type(value).__tensor_unflatten__(inner_tensors, context, None, None)  # type: ignore[attr-defined]
-    return copied
+    own: Tensor = type(value).__tensor_unflatten__(inner_tensors, context, None, None)  # type: ignore[attr-defined]
+    return own
 
 
 def _keep_dtypes(optimizer: Optimizer, states: Mapping[nn.Parameter, Mapping[str, Any]]) -> None:

@@ -43,8 +43,9 @@ def forward(
     inner = unwrap(model)
     inputs = _inputs(inner, inner.dtype, ids_BT, positions_BT, spec, sequences)
     if keep_K is not None and "logits_to_keep" in inspect.signature(inner.forward).parameters:
-        return inner(**inputs, logits_to_keep=keep_K).logits
-    logits_BTV = inner(**inputs).logits
+        spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1  # the last layer may be on another GPU than the first
+        return inner(**inputs, logits_to_keep=keep_K.cpu() if spread else keep_K).logits.to(ids_BT.device)
+    logits_BTV = inner(**inputs).logits.to(ids_BT.device)
     return logits_BTV if keep_K is None else logits_BTV[:, keep_K]
 
 

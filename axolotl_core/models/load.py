@@ -110,7 +110,14 @@ def load_model(
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     if smaller:
         settings |= {"device_map": "sequential" if spread and device.type == "cuda" else {"": device}}
-    model, report = AutoModelForCausalLM.from_pretrained(weights, trust_remote_code=False, output_loading_info=True, **settings, **smaller)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            weights, trust_remote_code=False, output_loading_info=True, **settings, **smaller
+        )
+    except ValueError as error:
+        if settings.get("device_map") != "sequential":
+            raise
+        raise MachineError(f"{weights}: the quantised model does not fit the GPUs: {' '.join(str(error).split())[:200]}") from None
     if not smaller:
         complete(str(weights), report)
     model.config.use_cache = False
@@ -119,7 +126,8 @@ def load_model(
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
     notes = [note for note in (note, untrue(quantise, config)) if note]
-    return Loaded(model, replace(spec, split=splits(model, spec)), need, small is not None, tuple(notes))
+    apart = len(set(getattr(model, "hf_device_map", {}).values())) > 1  # the output layer may be on another GPU than its input
+    return Loaded(model, replace(spec, split=not apart and splits(model, spec)), need, small is not None, tuple(notes))
 
 
 def need_of(config: Any, device: torch.device, dtype: torch.dtype | None, *, packed: bool) -> Need:

@@ -48,5 +48,6 @@ def dispatched(loaded: Loaded, places: dict[str, Any], **settings: Any) -> Loade
 def device_map_of(model: Any) -> dict[str, Any]:
     """Where each module goes."""
     memory = {place: int(SHARE * size) if isinstance(place, int) else size for place, size in get_max_memory().items()}
+    memory["cpu"] += unwrap(model).get_memory_footprint()  # where it lies now
     whole = list(unwrap(model)._no_split_modules or [])
     return dict(infer_auto_device_map(model, memory, no_split_module_classes=whole))

@@ -1,5 +1,6 @@
 """Floating-point operations that a device can make in a second, which a model's are compared with (MFU)."""
 
+import re
 import time
 
 import torch
@@ -15,6 +16,7 @@ TFLOPS_16 = {
     "A10G": 70,
     "A10": 125,
     "L40S": 362,
+    "L40": 181,
     "L4": 121,
     "V100": 125,
     "T4": 65,
@@ -22,16 +24,16 @@ TFLOPS_16 = {
     "RTX 4090": 165,
     "RTX 3090": 71,
 }
-"""Dense products of 16 bits that are added up in fp32, by a part of the card's name (makers' data sheets); the first that fits."""
-SIDE = {"cuda": 8192, "mps": 2048, "cpu": 1024}
+"""Dense products of 16 bits that are added up in fp32, by words of the card's name (makers' data sheets); the first that fits."""
+SIDE = {"cuda": 4096, "mps": 2048, "cpu": 1024}
 """Of the product of matrices by which a device that is not in the table is measured."""
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Per second, in products of this dtype: from the table, or measured with a product of matrices, which takes a fraction of a second."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        name = torch.cuda.get_device_name(device)
-        if known := next((tflops for card, tflops in TFLOPS_16.items() if card in name), None):
+        words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
+        if known := next((tflops for card, tflops in TFLOPS_16.items() if words.issuperset(card.split()) and "Laptop" not in words), None):
             return known * 1e12
     side = SIDE[device.type]
     matrix = torch.ones(side, side, device=device, dtype=dtype)

@@ -76,8 +76,8 @@ class Loop:
 
     def train(self, start: Checkpoint | None, notes: Sequence[str] = ()) -> Outcome:
         """From a checkpoint or from the beginning. Raises TrainError for a loss that is not finite, Interrupted for a signal."""
-        keep, on_gpu = self.config.tracking.save_total_limit, self.strategy.device.type == "cuda"
-        self.saver = Saver(self.run.folder, keep, self.strategy.patient_group(), in_background=on_gpu)
+        keep, device = self.config.tracking.save_total_limit, self.strategy.device
+        self.saver = Saver(self.run.folder, keep, self.strategy.patient_group(), device, in_background=device.type == "cuda")
         done, self.log = (start.step, start.log) if start else (0, [])
         self.tracker = Tracker(
             self.plan.total,
@@ -89,19 +89,18 @@ class Loop:
             quiet=not self.strategy.main,
             peak_flops=self._peak_flops() if self.flops else 0.0,
         )
-        if start:
-            self._restore(start)
-        for note in notes:
-            self.tracker.print(note)
-        self.tracker.pause()
         try:
+            if start:
+                self._restore(start)
+            for note in notes:
+                self.tracker.print(note)
+            self.tracker.pause()
             with no_garbage_collection(), Signals(quiet=not self.strategy.main).listening() as self.signals:
                 if self.evaluate and not self.log and not self._take_evaluation(0):
                     raise Interrupted("training was stopped before its first step; the same command starts it")
                 self.strategy.objective.train()
                 last = self._train_from(done)
-            self.saver.wait()
-            self._tell_written()
+            self._wait_for_saver()
         finally:
             self.saver.close()
             self.tracker.close()
@@ -193,7 +192,7 @@ class Loop:
         """ReLoRA: merge the update into the base before step `step` and reset the optimizer's state of it."""
         if not self.relora or not self.relora.due(step - 1):
             return
-        self.saver.wait()  # it links the file that is replaced
+        self._wait_for_saver()  # it links the file that is replaced
         seed_everything(self.config.training.seed, step - 1)  # the same new adapter in every process and after a resume
         parameters = self.relora.merge(self.run.folder, step - 1, self.strategy)
         reset_state(unwrap_optimizer(self.strategy.optimizer), parameters, keep=1 - self.config.adapter.relora_prune_ratio)
@@ -248,6 +247,7 @@ class Loop:
 
     def _save(self, name: str, step: int, *, with_optimizer: bool = True, wait: bool = False) -> None:
         """wait: until it is in place."""
+        self._wait_for_saver()
         strategy, started = self.strategy, time.perf_counter()
         parts = strategy.weight_parts()
         states: States = {}
@@ -258,6 +258,14 @@ class Loop:
         merged = self.relora.merged if self.relora else None
         self.saver.save(name, Snapshot(step, parts, states, self.log, self.run.identity, merged, scaler), wait=wait)
         self.tracker.saved(time.perf_counter() - started)
+        self._tell_written()
+
+    def _wait_for_saver(self) -> None:
+        """Loggers are told of a checkpoint before another one takes its place."""
+        started = time.perf_counter()
+        self.saver.wait()
+        self.tracker.saved(time.perf_counter() - started)
+        self._tell_written()
 
     def _tell_written(self) -> None:
         """Tell the loggers of checkpoints that are in place."""

@@ -9,6 +9,7 @@ from axolotl_core.batches.plan import Plan, micro_batches_of_rank
 from axolotl_core.batches.rows import Data
 from axolotl_core.distributed.memory import estimate
 from axolotl_core.distributed.strategy import Strategy
+from axolotl_core.errors import AxolotlError
 from axolotl_core.models.quantize import quantised
 from axolotl_core.optim.schedules import Schedule, warmup_steps
 from axolotl_core.params.machine import Machine
@@ -21,8 +22,8 @@ from axolotl_core.training.setup import unfreeze
 MOST_IDLE = 0.25
 """Share of a step's passes that may be without a row before it is worth a sentence."""
 
-UNRUNNABLE = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, LookupError)
-"""What families do on the meta device that look at values."""
+UNRUNNABLE = (AxolotlError, RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, LookupError)
+"""What families raise on the meta device that look at values; and an adapter that does not fit, which is told when it is attached."""
 
 
 def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, training: Training, data: Data) -> list[str]:
@@ -67,7 +68,10 @@ def memory(shape: Any, config: TrainConfig, data: Data, strategy: Strategy, init
     tokens = machine.micro_batch_size * data.train.sequence_len
     quantisation = quantised(config.model)
     with suppress(*UNRUNNABLE):
-        model = shape if adapter.adapter is None else lora.attach(shape, adapter, initial_adapter)
+        if initial_adapter:
+            model = lora.on_meta(shape, initial_adapter)
+        else:
+            model = shape if adapter.adapter is None else lora.attach(shape, adapter)
         if training.unfrozen_parameters:
             unfreeze(model, training.unfrozen_parameters)
         found = estimate(

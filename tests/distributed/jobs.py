@@ -158,7 +158,7 @@ def resumed(
     with torch.no_grad():
         strategy.objective(rows.batch([0]).place(CPU))  # as an evaluation runs before a checkpoint
     parts, states = strategy.state_parts()
-    saver = Saver(run, 9, strategy.patient_group(), in_background=True)
+    saver = Saver(run, 9, strategy.patient_group(), CPU, in_background=True)
     saver.save(f"step-{until}", Snapshot(until, strategy.weight_parts() | parts, states, [], {}), wait=False)
     weights = strategy.full_weights()
     saver.wait()

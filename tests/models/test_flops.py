@@ -70,7 +70,8 @@ def test_a_token_is_sent_to_some_experts_only():
 
 def test_latent_attention_has_keys_and_values_of_two_widths():
     widths = {"qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12, "q_lora_rank": 16, "kv_lora_rank": 16}
-    config = DeepseekV3Config(**SHAPE, **widths, first_k_dense_replace=3)
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16}
+    config = DeepseekV3Config(**SHAPE, **widths, **experts, first_k_dense_replace=2)
     assert training_flops(AutoModelForCausalLM.from_config(config)).attention == {None: 3 * 3 * 2 * 4 * (24 + 12)}
 
 
@@ -81,6 +82,26 @@ def test_a_window_ends_what_a_position_sees():
     seen = sum(min(8, position + 1) for position in range(20)) + sum(range(1, 6))
     assert (window, each) == (8, 3 * 12 * 64)
     assert found.of([20, 5], 0) == found.per_token * 25 + each * seen
+
+
+@pytest.mark.parametrize("kinds", [["chunked_attention"] * 3, ["hybrid"] * 3])
+def test_a_kind_of_layer_that_nobody_has_counted_has_no_number(kinds: list[str]):
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, num_key_value_heads=2))
+    model.config.layer_types = kinds
+    assert training_flops(model) is None
+
+
+def test_a_width_that_differs_between_layers_has_no_number():
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, num_key_value_heads=2))
+
+    class Ambiguous(LlamaConfig):
+        def __getattribute__(self, name: str):
+            if name == "head_dim":
+                raise RuntimeError("not the same in all layers")
+            return super().__getattribute__(name)
+
+    model.config.__class__ = Ambiguous
+    assert training_flops(model) is None
 
 
 def test_a_quantised_layer_counts_by_the_weights_that_it_stands_for(project_model: str):

@@ -11,16 +11,23 @@ from axolotl_core.tracking.tracker import StepMetrics, Tracker
 
 def test_a_known_card_is_looked_up_and_any_other_is_measured(monkeypatch: pytest.MonkeyPatch):
     gpu = torch.device("cuda")
-    for name, tflops in (
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA L4", 121),
-        ("NVIDIA L40S", 362),
-        ("NVIDIA A10G", 70),
-    ):
+    known = {
+        "NVIDIA H100 80GB HBM3": 989,
+        "NVIDIA H100 PCIe": 756,
+        "NVIDIA A100-SXM4-80GB": 312,
+        "NVIDIA L4": 121,
+        "NVIDIA L40": 181,
+        "NVIDIA L40S": 362,
+        "NVIDIA A10G": 70,
+        "NVIDIA GeForce RTX 4090": 165,
+        "Tesla V100-SXM2-16GB": 125,
+    }
+    for name, tflops in known.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert peak.peak_flops(gpu, torch.bfloat16) == tflops * 1e12
     monkeypatch.setattr(peak, "_seconds", lambda matrix: 0.5)
+    for other in ("NVIDIA RTX A4000", "NVIDIA RTX A1000", "NVIDIA T400", "NVIDIA GeForce RTX 4090 Laptop GPU"):
+        assert not any(words.issubset(set(other.split())) and "Laptop" not in other for words in map(set, map(str.split, peak.TFLOPS_16)))
     assert peak.peak_flops(torch.device("cpu"), torch.float32) == 2 * 1024**3 / 0.5
 
 

@@ -23,6 +23,8 @@ from axolotl_core.checkpoints import resume
 from axolotl_core.checkpoints import store as checkpoint
 from axolotl_core.checkpoints.best import missing_best
 from axolotl_core.checkpoints.saver import Saver
+from axolotl_core.checkpoints.store import Snapshot
+from axolotl_core.distributed.sharded_files import Part
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import Interrupted, MachineError, TrainError
@@ -235,7 +237,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said(model, 
 @pytest.fixture
 def in_background(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are written as they are beside a GPU."""
-    monkeypatch.setattr(loop_module, "Saver", lambda run, keep, group, **_: Saver(run, keep, group, in_background=True))
+    monkeypatch.setattr(loop_module, "Saver", lambda run, keep, group, device, **_: Saver(run, keep, group, device, in_background=True))
 
 
 def test_what_is_written_in_the_background_is_of_its_step(model, tmp_path: Path, monkeypatch, in_background: None):
@@ -267,6 +269,22 @@ def test_what_is_written_in_the_background_is_of_its_step(model, tmp_path: Path,
     again, got, resumed_from = run(copy.deepcopy(model), tmp_path / "cut", 9, training=best)
     assert (resumed_from, again.step) == (6, straight.step)
     assert torch.equal(got, wanted)
+
+
+def test_what_an_optimizer_counts_up_in_place_is_copied_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    going_on, found = threading.Event(), []
+    monkeypatch.setattr(checkpoint, "save", lambda run, name, saved, group: going_on.wait(60) and found.append(saved))
+    step, numbers = torch.tensor(2.0), torch.ones(3)
+    saver = Saver(tmp_path, 3, None, CPU, in_background=True)
+    saver.save("step-2", Snapshot(2, {"weights/a": Part(numbers, 0, 3)}, {"a": {"step": step, "kind": "x"}}, [], {}), wait=False)
+    step += 1
+    numbers += 1
+    assert saver.take_written() == []
+    going_on.set()
+    saver.wait()
+    assert saver.take_written() == ["step-2"]
+    assert found[0].states == {"a": {"step": torch.tensor(2.0), "kind": "x"}}
+    assert found[0].parts["weights/a"].values.tolist() == [1, 1, 1]
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_before(
