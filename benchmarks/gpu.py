@@ -39,9 +39,9 @@ from machine import in_process, table
 from sides import ROOT, SETUPS, device_of
 from trainer import measured, medians
 
+from axolotl_core.tracking.peak import tflops_16
+
 MOST_S = 9 * 60
-PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "B200": 2250, "L40S": 362, "4090": 165, "5090": 210}
-"""Dense bf16, as the makers give it."""
 PACKAGES = ("torch", "triton", "transformers", "peft", "accelerate", "bitsandbytes", "liger-kernel", "flash-attn", "trl")
 SIDES = ("axolotl", "axolotl, kernels", "axolotl, compiled", "Trainer", "TRL")
 HEAD_SHAPE = (4096, 2048, 128_256)
@@ -192,7 +192,7 @@ def models(run: Run, name: str, method: str, sides: tuple[str, ...]) -> None:
         found = run.part(f"{name} {method} {side}", partial(one_side, run, name, method, side))
         if found.get("tokens"):
             card = run.results["where"]["card"]
-            peak = next((tflops for known, tflops in PEAK_TFLOPS.items() if known in card), None)
+            peak = tflops_16(card)
             operations = (6 if method == "full" else 4) * matrix_weights(name) * found["tokens"] / 1e12
             found["tflops"] = operations
             found["mfu"] = operations / peak if peak else None

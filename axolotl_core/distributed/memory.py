@@ -99,23 +99,23 @@ def estimate(
     """model: on the meta device, as it is trained, with its adapter, not quantised; strategy: a name of SHARDINGS; tokens: of a
     micro-batch; accumulates: whether a step has several of them in a process; recomputes: gradient checkpointing; bits: of the base."""
     sharding = SHARDINGS[strategy]
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trained, blocks = _numbers(model, trained=True), [module for _, module in layers(model)]
     forward = precision.autocast or precision.trained
     lies = forward if sharding.masters else precision.trained
     weights = _frozen(model, precision.frozen, bits) + trained * lies.itemsize
     gradients = math.ceil(trained * lies.itemsize / (ranks if sharding.gradients else 1))
     if sharding.weights:
-        each = [_numbers(module) for _, module in layers(model)]
+        each = [_numbers(block) for block in blocks]
         beside = _numbers(model) - sum(each)  # embeddings and output layer, for which the whole model is a layer
         weights = weights // ranks + (GATHERED_AT_ONCE * max(each, default=0) + beside) * forward.itemsize
-        ours = [_numbers(module, trained=True) for _, module in layers(model)]
+        ours = [_numbers(block, trained=True) for block in blocks]
         gradients += REDUCED_AT_ONCE * max(*ours, trained - sum(ours), 0) * 4
     elif precision.autocast and not sharding.masters:
         weights += trained * forward.itemsize  # autocast keeps a copy of what it has cast until the pass is over
     states = trained * optimizer.state_bytes(precision.trained.itemsize) + trained * 4 * sharding.masters
     kept = kept_for_backward(model, forward, tokens)
     if recomputes:
-        count = max(1, len(layers(model)))
+        count = max(1, len(blocks))
         kept = kept // count + count * tokens * unwrap(model).config.hidden_size * forward.itemsize
     return Memory(
         weights,
@@ -131,7 +131,7 @@ def _frozen(model: Any, dtype: torch.dtype, bits: int | None) -> int:
     head = unwrap(model).get_output_embeddings()
     linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     frozen = [weight.numel() for weight in linear if not weight.requires_grad] if bits else []
-    others = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad) - sum(frozen)
+    others = _numbers(model) - _numbers(model, trained=True) - sum(frozen)
     return math.ceil(sum(frozen) * QUANTISED_BYTES.get(bits or 0, 0.0)) + (others + max(frozen, default=0)) * dtype.itemsize
 
 

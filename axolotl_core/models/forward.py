@@ -43,8 +43,7 @@ def forward(
     inner = unwrap(model)
     inputs = _inputs(inner, inner.dtype, ids_BT, positions_BT, spec, sequences)
     if keep_K is not None and "logits_to_keep" in inspect.signature(inner.forward).parameters:
-        spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1  # the last layer may be on another GPU than the first
-        return inner(**inputs, logits_to_keep=keep_K.cpu() if spread else keep_K).logits.to(ids_BT.device)
+        return inner(**inputs, logits_to_keep=keep_K.cpu() if is_spread(model) else keep_K).logits.to(ids_BT.device)
     logits_BTV = inner(**inputs).logits.to(ids_BT.device)
     return logits_BTV if keep_K is None else logits_BTV[:, keep_K]
 
@@ -63,6 +62,11 @@ def _inputs(
     if "position_ids" in inspect.signature(module.forward).parameters:
         inputs["position_ids"] = positions_BT
     return inputs
+
+
+def is_spread(model: Any) -> bool:
+    """Whether layers are in several places, so that the output layer may be on another GPU than its input and the first layer."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
 def unwrap(model: Any) -> Any:

@@ -13,7 +13,7 @@ from axolotl_core.attention.need import Need
 from axolotl_core.errors import MachineError, ModelError, foreign
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.embeddings import grow_embeddings
-from axolotl_core.models.forward import ForwardSpec
+from axolotl_core.models.forward import ForwardSpec, is_spread
 from axolotl_core.models.packing import packing_support
 from axolotl_core.models.quantize import keep_quantised, settings_of, untrue
 from axolotl_core.models.self_test import attention_of, self_test, small_model, splits
@@ -126,8 +126,7 @@ def load_model(
     grow_embeddings(model, vocabulary)
     model = model if smaller else model.to(on or device)
     notes = [note for note in (note, untrue(quantise, config)) if note]
-    apart = len(set(getattr(model, "hf_device_map", {}).values())) > 1  # the output layer may be on another GPU than its input
-    return Loaded(model, replace(spec, split=not apart and splits(model, spec)), need, small is not None, tuple(notes))
+    return Loaded(model, replace(spec, split=not is_spread(model) and splits(model, spec)), need, small is not None, tuple(notes))
 
 
 def need_of(config: Any, device: torch.device, dtype: torch.dtype | None, *, packed: bool) -> Need:

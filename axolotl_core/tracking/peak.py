@@ -29,12 +29,17 @@ SIDE = {"cuda": 4096, "mps": 2048, "cpu": 1024}
 """Of the product of matrices by which a device that is not in the table is measured."""
 
 
+def tflops_16(name: str) -> int | None:
+    """Of a card of this name; None for one that is not in the table."""
+    words = set(re.split(r"[\s-]+", name))
+    return next((tflops for card, tflops in TFLOPS_16.items() if words.issuperset(card.split()) and "Laptop" not in words), None)
+
+
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Per second, in products of this dtype: from the table, or measured with a product of matrices, which takes a fraction of a second."""
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
-        if known := next((tflops for card, tflops in TFLOPS_16.items() if words.issuperset(card.split()) and "Laptop" not in words), None):
-            return known * 1e12
+    in_table = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    if in_table and (known := tflops_16(torch.cuda.get_device_name(device))):
+        return known * 1e12
     side = SIDE[device.type]
     matrix = torch.ones(side, side, device=device, dtype=dtype)
     return 2.0 * side**3 / min(_seconds(matrix) for _ in range(3))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_core.adapters import lora
-from axolotl_core.batches.plan import Plan, micro_batches_of_rank
+from axolotl_core.batches.plan import MicroBatch, Plan, micro_batches_of_rank
 from axolotl_core.batches.rows import Data
 from axolotl_core.distributed.memory import estimate
 from axolotl_core.distributed.strategy import Strategy
@@ -22,7 +22,7 @@ from axolotl_core.training.setup import unfreeze
 MOST_IDLE = 0.25
 """Share of a step's passes that may be without a row before it is worth a sentence."""
 
-UNRUNNABLE = (AxolotlError, RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, LookupError)
+UNRUNNABLE = (AxolotlError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 """What families raise on the meta device that look at values; and an adapter that does not fit, which is told when it is attached."""
 
 
@@ -31,7 +31,7 @@ def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, tra
 
     2 rows × 8 accumulation × 4 ranks = 64 rows, 131,072 tokens per step
     """
-    mine = micro_batches_of_rank(plan.rows_of(0), machine.micro_batch_size, 0, ranks)
+    mine = _micro_batches(plan, machine, ranks)
     micro, turns = len(mine[0].rows), len(mine)
     rows, fits = min(plan.batch_size, plan.rows), micro * turns * ranks == min(plan.batch_size, plan.rows)
     tokens = rows * data.train.sequence_len if data.train.pad_to_sequence_len else round(rows * data.tokens / plan.rows)
@@ -61,9 +61,13 @@ def arithmetic(plan: Plan, schedule: Schedule, ranks: int, machine: Machine, tra
     return lines
 
 
-def memory(shape: Any, config: TrainConfig, data: Data, strategy: Strategy, initial_adapter: Path | None, *, passes: int) -> str | None:
-    """What a process will need, None for a model that cannot be run without weights. shape: on the meta device; passes: of a process in a
-    step."""
+def _micro_batches(plan: Plan, machine: Machine, ranks: int) -> list[MicroBatch]:
+    """Of rank 0 in the first step."""
+    return micro_batches_of_rank(plan.rows_of(0), machine.micro_batch_size, 0, ranks)
+
+
+def memory(shape: Any, config: TrainConfig, data: Data, plan: Plan, strategy: Strategy, initial_adapter: Path | None) -> str | None:
+    """What a process will need, None for a model that cannot be run without weights. shape: on the meta device."""
     adapter, machine, training = config.adapter, config.machine, config.training
     tokens = machine.micro_batch_size * data.train.sequence_len
     quantisation = quantised(config.model)
@@ -81,7 +85,7 @@ def memory(shape: Any, config: TrainConfig, data: Data, strategy: Strategy, init
             strategy.sharding,
             strategy.ranks,
             tokens,
-            accumulates=passes > 1,
+            accumulates=len(_micro_batches(plan, machine, strategy.ranks)) > 1,
             recomputes=bool(machine.gradient_checkpointing),
             bits={"4bit": 4, "gptq": 4, "8bit": 8}[quantisation] if quantisation else None,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_core.adapters.relora import ReLoRA
-from axolotl_core.batches.plan import Plan, micro_batches_of_rank
+from axolotl_core.batches.plan import Plan
 from axolotl_core.batches.rows import Data
 from axolotl_core.checkpoints import resume, store
 from axolotl_core.checkpoints.store import Checkpoint
@@ -89,8 +89,7 @@ def _train(
     strategy.wait()  # no model is loaded before the run is known to be theirs alone
     for line in (*summary.arithmetic(plan, schedule, strategy.ranks, config.machine, config.training, data), *strategy.notes):
         strategy.print_main(line)
-    passes = len(micro_batches_of_rank(plan.rows_of(0), config.machine.micro_batch_size, 0, strategy.ranks))
-    if line := summary.memory(shape, config, data, strategy, run.initial_adapter, passes=passes):
+    if strategy.main and (line := summary.memory(shape, config, data, plan, strategy, run.initial_adapter)):
         strategy.print_main(line)
     ready = set_up(pinned.folder, data, config, run.initial_adapter, strategy.precision, empty=strategy.shards_weights)
     pinned.check()
