@@ -23,10 +23,13 @@ OTHER_NAMES = {"mlp_up": "up_proj", "mlp_down": "down_proj"}
 """Name of a module in a repository's own code (replit-code-v1) → its name in transformers."""
 
 
-def attach(model: Any, adapter: Adapter, initial_adapter: Path | None = None, tell: Callable[[str], None] = lambda _: None) -> PeftModel:
+def attach(
+    model: Any, adapter: Adapter, initial_adapter: Path | None = None, tell: Callable[[str], None] = lambda _: None, *, empty: bool = False
+) -> PeftModel:
     """Freeze the model and put updates beside the target modules: fresh ones, which start as zero, or those of a folder.
 
-    tell: gets a sentence where a module has another name in transformers than in the repository's own code.
+    tell: gets a sentence where a module has another name in transformers than in the repository's own code. empty: the model is a
+    skeleton.
 
     Raises ModelError: a target or module name that the model lacks, a family without usual targets, an adapter that does
     not fit the base, or whose rank and targets are not those of params.yaml.
@@ -34,6 +37,8 @@ def attach(model: Any, adapter: Adapter, initial_adapter: Path | None = None, te
     if initial_adapter is None:
         attached = _fresh(model, _renamed(model, adapter, tell))
     else:
+        if empty:
+            _make_room(model, initial_adapter)
         attached = apply(model, initial_adapter, trainable=True)
         _same_settings(attached.peft_config["default"], adapter)
     for parameter in attached.parameters():
@@ -200,6 +205,21 @@ def apply(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ModelError(f"{folder}: the adapter does not fit the base model: {' '.join(str(error).split())[:300]}") from None
+
+
+def _make_room(model: Any, folder: Path) -> None:
+    """Storage for what an adapter copies of a skeleton, and then replaces by its own."""
+    copied = PeftConfig.from_pretrained(str(folder)).modules_to_save or ()
+    for name, module in model.named_modules():
+        for parameter in module.parameters() if name.endswith(tuple(copied)) else ():
+            parameter.data = torch.zeros(parameter.shape, dtype=parameter.dtype)
+
+
+def init_magnitude(layer: Any) -> None:
+    """DoRA's magnitude of a module whose base has its weights now; peft takes it when the adapter is made."""
+    for name, variant in layer.lora_variant.items() if isinstance(layer, LoraLayer) else ():
+        variant.init(layer, name)
+        layer.lora_magnitude_vector[name].weight.data = layer.lora_magnitude_vector[name].weight.data.float()
 
 
 def file_name(name: str) -> str:

@@ -19,8 +19,8 @@ from axolotl_core.adapters.lora import layers
 from axolotl_core.artifacts.link import link
 from axolotl_core.artifacts.scratch import building, replace
 from axolotl_core.errors import ModelError
+from axolotl_core.models.conversion import ParameterWeights
 from axolotl_core.models.quantize import is_quantised, put_weight
-from axolotl_core.models.weights import weights_of_parameters
 
 ADAPTER = "default"
 
@@ -49,9 +49,9 @@ class ReLoRA:
             raise ModelError(
                 f"adapter.relora_steps: {experts} is not a linear layer, and only those are merged; name others in lora_target_modules"
             )
-        self.source = weights_of_parameters(base, self.layers)
-        for name in self.layers:
-            self.source.read(name)
+        self.source = ParameterWeights(base, self.layers)
+        for name in sorted(self.layers.keys() - self.source.names):
+            self.source.read(name)  # raises
 
     def due(self, step: int) -> bool:
         """Whether to merge before step `step`, from 0."""
@@ -59,8 +59,12 @@ class ReLoRA:
 
     def merge(self, run: Path, step: int, group: Group) -> list[nn.Parameter]:
         """Merge and reinitialise; the parameters that the optimizer is to forget."""
-        weights = self.weights()
-        self.take(weights)
+        weights: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            weight = self.weight(name)
+            self._put(layer, weight)
+            if group.main:
+                weights[name] = weight
         file = run / f"merged-{step}.safetensors"
         if group.main:
             with building(file) as folder:
@@ -86,19 +90,19 @@ class ReLoRA:
         """Whether the model in memory cannot have the merged weights as they are."""
         return any(is_quantised(layer.get_base_layer()) for layer in self.layers.values())
 
-    def take(self, weights: dict[str, Tensor]) -> None:
-        """Give the layers these weights, with an update of zero beside them."""
+    def round(self, dtype: torch.dtype) -> None:
+        """Give each layer its merged weight as this dtype has it, and no update beside it."""
         for name, layer in self.layers.items():
-            put_weight(layer.get_base_layer(), weights[name])
-            layer.reset_lora_parameters(ADAPTER, True)
+            self._put(layer, self.weight(name).to(dtype).float())
 
-    def weights(self) -> dict[str, Tensor]:
-        """The base with the update of now, by the names of the base's files: fp32, on the CPU."""
-        return {name: self._whole(name, layer) for name, layer in self.layers.items()}
+    def _put(self, layer: LoraLayer, weight: Tensor) -> None:
+        put_weight(layer.get_base_layer(), weight)
+        layer.reset_lora_parameters(ADAPTER, True)
 
     @torch.no_grad()
-    def _whole(self, name: str, layer: LoraLayer) -> Tensor:
-        delta = layer.get_delta_weight(ADAPTER).float()
+    def weight(self, name: str) -> Tensor:
+        """The weight of one of `layers` with the update of now: fp32, on the CPU."""
+        delta = self.layers[name].get_delta_weight(ADAPTER).float()
         weight = self.source.read(name).float()
         return weight + delta.cpu() if self.on_cpu else (weight.to(delta.device) + delta).cpu()
 

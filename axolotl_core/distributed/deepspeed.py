@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO 1, 2 and 3, through accelerate."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -87,9 +87,9 @@ class DeepSpeed(Strategy):
             with _gathered(parameter):
                 parameter.copy_(parameter.to(dtype))
 
-    def full_weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
+    def full_weights(self, *, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
         self.end_prefetch()
-        return super().full_weights(frozen=frozen)
+        yield from super().full_weights(frozen=frozen)
 
     def full_weight(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param

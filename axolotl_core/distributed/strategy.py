@@ -191,10 +191,14 @@ class Strategy:
         """The model's own name of a parameter, without those of what it is wrapped in."""
         return name.removeprefix("module.").removeprefix("model.")
 
-    def full_weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
-        """What is trained, on rank 0, nothing on the others; frozen: and what is not. Every process must call this."""
-        gathered = ((name, self.full_weight(parameter)) for name, parameter in self.parameters(frozen=frozen))
-        return {name: weight.cpu() for name, weight in gathered if self.main}  # the other processes let go of each at once
+    def full_weights(self, *, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """What is trained, one by one, on the CPU of rank 0, nothing on the others; frozen: and what is not. Every process must iterate
+        to the end."""
+        for name, parameter in self.parameters(frozen=frozen):
+            weight = self.full_weight(parameter)
+            if self.main:
+                yield name, weight.cpu()
+            del weight  # before the next is gathered
 
     def full_weight(self, parameter: nn.Parameter) -> Tensor:
         """Of one parameter, without its gradient."""

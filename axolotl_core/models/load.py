@@ -106,16 +106,19 @@ def load_model(
         model.config.use_cache = False
         filled_by = BaseWeights(weights, model, vocabulary)
         return Loaded(model, replace(spec, split=splits(small, spec)), need, True, tuple(note for note in (note,) if note), filled_by)
-    settings: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attention}
     smaller = settings_of(quantise, config, compute=dtype or torch.float32)
-    if smaller:
-        settings |= {"device_map": "sequential" if spread and device.type == "cuda" else {"": device}}
+    settings: dict[str, Any] = {
+        "dtype": dtype or "auto",
+        "attn_implementation": attention,
+        # each weight is read to its place, for processes of one machine would fill its memory with a model each
+        "device_map": "sequential" if smaller and spread and device.type == "cuda" else {"": device if smaller else on or device},
+    }
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             weights, trust_remote_code=False, output_loading_info=True, **settings, **smaller
         )
     except ValueError as error:
-        if settings.get("device_map") != "sequential":
+        if settings["device_map"] != "sequential":
             raise
         raise MachineError(f"{weights}: the quantised model does not fit the GPUs: {' '.join(str(error).split())[:200]}") from None
     if not smaller:
@@ -124,7 +127,6 @@ def load_model(
     if smaller:
         keep_quantised(model)
     grow_embeddings(model, vocabulary)
-    model = model if smaller else model.to(on or device)
     notes = [note for note in (note, untrue(quantise, config)) if note]
     return Loaded(model, replace(spec, split=not is_spread(model) and splits(model, spec)), need, small is not None, tuple(notes))
 

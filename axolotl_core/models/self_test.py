@@ -184,11 +184,18 @@ def _probe(model: Any) -> list[Sample]:
     return [(one, torch.arange(one.shape[1], device=model.device)[None]) for one in ids]
 
 
+def _size(config: Any) -> int:
+    """Parameters of a model of this config."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
+
+
 def small_model(config: Any, attention: str, device: torch.device, dtype: torch.dtype | None = None) -> Any | None:
     """A random model of the same class with few layers and words, to be tested before any weight is read.
 
-    Windows are shorter than the probe's samples and soft caps low, so that a backend that leaves them out is found. None for a config
-    that cannot be cut down, or is too wide for that to pay: it is tested once its weights are loaded.
+    Windows are shorter than the probe's samples and soft caps low, so that a backend that leaves them out is found. A very wide model
+    gets fewer heads, of the same size and as many to a key. None for a config that cannot be cut down: it is tested once its weights
+    are loaded.
     """
     config = copy.deepcopy(config)
     kinds = list(getattr(config, "layer_types", None) or ())
@@ -212,10 +219,13 @@ def small_model(config: Any, attention: str, device: torch.device, dtype: torch.
         for name, value in small.items():
             if getattr(config, name, None) is not None:
                 setattr(config, name, value)
-        with torch.device("meta"):
-            size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
-        if size > MOST_PARAMETERS:
-            return None
+        while _size(config) > MOST_PARAMETERS:
+            for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_kv_heads"):
+                if (number := getattr(config, name, None)) is not None:
+                    half, odd = divmod(number, 2)
+                    if odd:
+                        return None
+                    setattr(config, name, half)
         settings = {"attn_implementation": attention, "dtype": dtype or torch.float32}
         with torch.random.fork_rng(devices=[]), device:
             torch.manual_seed(0)

@@ -6,7 +6,7 @@ other. `BaseWeights.fill` gives a module its weights just before it is sharded: 
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from axolotl_core import world
 from axolotl_core.errors import ModelError
+from axolotl_core.models.conversion import ParameterWeights
 from axolotl_core.models.embeddings import ends, grow_embeddings
-from axolotl_core.models.weights import Weights, complete, weights_of_parameters
+from axolotl_core.models.weights import complete
 
 OF_PEFT = ("base_layer", "original_module", "modules_to_save", "default")
 """Parts of a parameter's name that peft adds, some of them more than once."""
+ADAPTED = ".base_layer.weight"
+"""Of a module with an adapter beside it."""
 
 
 def skeleton(folder: Path, config: Any, attention: str, dtype: torch.dtype) -> Any:
@@ -50,14 +53,14 @@ class BaseWeights:
         self.names = {name: parameter.dtype for name, parameter in model.named_parameters()}
         self.folder = folder
         self.filled: set[str] = set()
-        self.source: Weights | None = None
-        if world.rank() == 0:
-            self.source = weights_of_parameters(folder, self.names)
-            complete(str(folder), {"missing_keys": self.names.keys() - self.source.files.keys() - self.source.tensors.keys()})
-        stored = self.source or Weights(folder)
+        self.adapt: Callable[[nn.Module], None] | None = None
+        """Called with each module beside whose weight an adapter is, once it has that weight."""
+        stored = ParameterWeights(folder, self.names)
+        complete(str(folder), {"missing_keys": self.names.keys() - stored.names})
         for name, buffer in model.named_buffers():
-            if name in stored.files:
+            if name in stored.names:
                 buffer.copy_(stored.read(name))
+        self.source = stored if world.rank() == 0 else None
         if vocabulary > model.get_input_embeddings().num_embeddings:
             self._grow(model, vocabulary)
 
@@ -81,12 +84,11 @@ class BaseWeights:
         place: the module's name in the model, with an adapter or without; send: rank 0 sends what it reads, else the others have room
         for it and nothing in it.
         """
-        for inner, parameter in module.named_parameters():
-            whole_name = f"{place}.{inner}".removeprefix(".")
-            name = base_name(whole_name)
-            if name not in self.names or whole_name in self.filled:
-                continue
-            self.filled.add(whole_name)
+        names = {inner: f"{place}.{inner}".removeprefix(".") for inner, _ in module.named_parameters()}
+        empty = [inner for inner, name in names.items() if base_name(name) in self.names and name not in self.filled]
+        for inner in empty:
+            parameter, name = module.get_parameter(inner), base_name(names[inner])
+            self.filled.add(names[inner])
             whole = (
                 torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
                 if self.source is None
@@ -95,8 +97,15 @@ class BaseWeights:
             if send:
                 torch.distributed.broadcast(whole, 0)
             parameter.data = whole
+        for inner in empty if self.adapt else ():
+            if inner.endswith(ADAPTED):
+                self.adapt(module.get_submodule(inner.removesuffix(ADAPTED)))
 
-    def _read(self, source: Weights, name: str, shape: torch.Size) -> Tensor:
+    def keep(self, names: Iterable[str]) -> None:
+        """These parameters have their weights already, from an adapter's files."""
+        self.filled.update(names)
+
+    def _read(self, source: ParameterWeights, name: str, shape: torch.Size) -> Tensor:
         """In the dtype that the base is loaded in, whatever its copy is trained in."""
         found = source.read(name)
         if found.shape != shape:

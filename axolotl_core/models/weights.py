@@ -23,7 +23,7 @@ from axolotl_core.progress import progress
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-BESIDE = ("config.json", "generation_config.json", INDEX)
+CONFIGS = ("config.json", "generation_config.json")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Names of dtypes in the header of a safetensors file."""
 
@@ -92,28 +92,25 @@ class Weights:
                 )
             self.files |= dict.fromkeys(names, file)
 
+    @property
+    def names(self) -> set[str]:
+        """What can be read."""
+        return {*self.tensors, *self.files}
+
     def read(self, name: str) -> Tensor:
         """One tensor on the CPU. Raises ModelError when there is none of this name."""
         if name in self.tensors:
             return self.tensors[name]
         if name not in self.files:
             raise ModelError(f"{self.folder}: holds no weight called {name}; its files may be of another class than transformers runs")
-        with safe_open(self.files[name], "pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
-        return tensor
+        return read_tensor(self.files[name], name)
 
 
-def weights_of_parameters(folder: Path, names: Iterable[str]) -> Weights:
-    """The model's weights by the names of its parameters.
-
-    The files of some families have other names (transformers 5 renames gpt_neox and most mixtures of experts when it loads and
-    saves them): where one of `names` is not in the files, these parameters come from the model as transformers loads it.
-    """
-    found, wanted = Weights(folder), set(names)
-    if not wanted <= found.files.keys():
-        parameters = dict(load_on_cpu(folder).named_parameters(remove_duplicate=False))
-        found.tensors = {name: parameters[name].detach() for name in wanted & parameters.keys()}
-    return found
+def read_tensor(file: Path, name: str) -> Tensor:
+    """One tensor of a safetensors file, on the CPU."""
+    with safe_open(file, "pt") as opened:
+        tensor: Tensor = opened.get_tensor(name)
+    return tensor
 
 
 def load_on_cpu(folder: Path, dtype: torch.dtype | str = "auto") -> Any:
@@ -151,22 +148,6 @@ def save_model(model: Any, out: Path, **settings: Any) -> None:
         file.chmod(0o644)
 
 
-def replace_parameters(base: Path, out: Path, new: Mapping[str, Tensor]) -> None:
-    """Write the model of folder `base` to `out` with some parameters replaced, in the dtypes of its files.
-
-    new: parameter → tensor. Shard by shard where the files have the parameters' names, else as a model in memory.
-    """
-    if new.keys() <= Weights(base).files.keys():
-        rewrite(base, out, lambda name, old: new.get(name, old))
-        return
-    model = load_on_cpu(base)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            if name in new:
-                parameter.copy_(new[name])
-    save_model(model, out)
-
-
 def rewrite(base: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> None:
     """Write the folder `base` to `out` with tensors changed; shards, names and dtypes stay, one shard is in memory."""
     dtype = dtype_of(base)
@@ -176,7 +157,12 @@ def rewrite(base: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> N
             shard = {name: _changed(change, name, opened.get_tensor(name), dtype) for name in names}
             save_file(shard, out / file.name, metadata=opened.metadata() or {"format": "pt"})
         (out / file.name).chmod(0o644)
-    for name in BESIDE:
+    copy_files(base, out, (*CONFIGS, INDEX))
+
+
+def copy_files(base: Path, out: Path, names: Iterable[str]) -> None:
+    """Those of the names that the folder has."""
+    for name in names:
         if (base / name).is_file():
             shutil.copyfile(base / name, out / name)
 

@@ -4,14 +4,16 @@
     ReLoRA          a full model: the base with the merged weights, in the dtype of the base
     all weights     a full model, in the dtype of the base
 
-Read back is what was written: each weight, by the name that the library gives it on loading, must be equal to the bit, with its
-shape, finite, and none may be lost between shards. What rounding to the base's 16 bits does to the loss is reported and never
-refused: it is the price of the dtype, not a mistake.
+A full model is gathered, rounded and written a weight at a time, in files of 5 GB, and gathered once more to be compared with what
+is read back: each weight, by the name that the library gives it on loading, must be equal to the bit, with its shape, finite. What
+rounding to the base's 16 bits does to the loss is reported and never refused: it is the price of the dtype, not a mistake.
 """
 
-import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from axolotl_core.adapters.relora import ReLoRA
 from axolotl_core.batches.batch import Inputs
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import TrainError
-from axolotl_core.models.weights import Weights, dtype_of, load_on_cpu, replace_parameters, save_model
+from axolotl_core.models.conversion import ParameterWeights, rewrite_parameters, write_model
+from axolotl_core.models.weights import Weights, dtype_of
 
 
 @dataclass(frozen=True)
@@ -45,82 +48,106 @@ class Written:
 
 
 def write(strategy: Strategy, model: Any, base: Path, out: Path, base_model: str, relora: ReLoRA | None, rows: Sequence[Inputs]) -> Written:
-    """Write to `out` and read it back. Every process must call this, rank 0 writes.
+    """Write to `out` and read it back, a weight at a time. Every process must call this, rank 0 writes.
 
     model: unwrapped, with its adapter; rows: what the loss before and after rounding is taken on.
     Raises TrainError for a weight that is not finite, or is not read back as it was written.
     """
     out = Path(strategy.broadcast(str(out)))
-    weights = strategy.full_weights(frozen=not hasattr(model, "peft_config"))  # of unfrozen_parameters, the rest of the model too
     if relora:
-        merged = relora.weights() | {
-            lora.file_name(name).removeprefix("base_model.model."): weight for name, weight in weights.items() if "lora_" not in name
-        }
-        dtype = dtype_of(base)
-        take = None if relora.quantised else lambda: relora.take({name: weight.to(dtype).float() for name, weight in merged.items()})
-        return _write_full(strategy, base, out, merged, lambda: replace_parameters(base, out, merged), take, rows)
+        return _write_relora(strategy, relora, base, out, rows)
     if hasattr(model, "peft_config"):
+        weights = dict(strategy.full_weights())
         if strategy.main:
-            _finite(out, weights)
+            for name, weight in weights.items():
+                _check_finite(out, name, weight)
             lora.save(model, out, base_model, weights)
             files = Weights(out, [out / lora.WEIGHTS])
-            _same(out, {name: files.read(lora.file_name(name)) for name in weights}, weights)
+            for name, weight in weights.items():
+                _check_same(out, name, files, lora.file_name(name), weight)
         strategy.wait()
         return Written("lora", notes=_untouched(weights))
-    model.config.use_cache = True
-    buffers = dict(_persistent_buffers(model))
-
-    def save() -> None:
-        dtype = dtype_of(base)
-        save_model(model, out, state_dict={name: weight.to(dtype) for name, weight in weights.items()} | buffers)
-        config = json.loads((out / "config.json").read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
-        (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-    return _write_full(strategy, base, out, weights, save, lambda: strategy.round_weights(dtype_of(base)), rows)
+    return _write_full(strategy, model, base, out, rows)
 
 
-def _write_full(
-    strategy: Strategy,
-    base: Path,
-    out: Path,
-    weights: Mapping[str, Tensor],
-    save: Callable[[], None],
-    take: Callable[[], None] | None,
-    rows: Sequence[Inputs],
-) -> Written:
-    """weights: by the model's names; save: writes them; take: gives the model in memory the rounded ones, if it can have them."""
+def _write_full(strategy: Strategy, model: Any, base: Path, out: Path, rows: Sequence[Inputs]) -> Written:
     dtype = dtype_of(base)
-    rounded = {name: weight.to(dtype) for name, weight in weights.items()}
+    buffers = dict(_persistent_buffers(model))
+    shapes = {name: strategy.shape(parameter) for name, parameter in strategy.parameters(frozen=True)}
+    layout = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
+    layout |= {name: buffer.to("meta") for name, buffer in buffers.items()}
+
+    model.config.use_cache = True
+    model.config.dtype = dtype
+    weights = ((name, _rounded(out, name, weight, dtype)) for name, weight in strategy.full_weights(frozen=True))
     if strategy.main:
-        _finite(out, rounded)
-        save()
-        _same(out, dict(load_on_cpu(out).named_parameters(remove_duplicate=False)), rounded)
+        write_model(model, out, layout, chain(buffers.items(), weights))
+    deque(weights, maxlen=0)  # the other processes take part in gathering
+    exact = True
+    written = ParameterWeights(out, shapes) if strategy.main else None
+    for name, weight in strategy.full_weights(frozen=True):
+        assert written, "only rank 0 is given weights"
+        exact &= _read_back(out, name, written, weight, dtype)
+    return _rounding(strategy, dtype, exact, lambda: strategy.round_weights(dtype), rows)
+
+
+def _write_relora(strategy: Strategy, relora: ReLoRA, base: Path, out: Path, rows: Sequence[Inputs]) -> Written:
+    dtype = dtype_of(base)
+    others = {name: weight for name, weight in strategy.full_weights() if "lora_" not in name}
+    new: dict[str, Callable[[], Tensor]] = {name: partial(relora.weight, name) for name in relora.layers}
+    new |= {lora.file_name(name).removeprefix("base_model.model."): partial(others.__getitem__, name) for name in others}
+    exact = True
+    if strategy.main:
+        rewrite_parameters(base, out, lambda name, old: _rounded(out, name, new[name](), dtype) if name in new else old)
+        written = ParameterWeights(out, new)
+        for name, weight in new.items():
+            exact &= _read_back(out, name, written, weight(), dtype)
     strategy.wait()
-    if take is None or not strategy.any(any(not torch.equal(rounded[name].to(w.dtype), w) for name, w in weights.items())):
+    if relora.quantised:  # which cannot have the merged weights as they are
+        return Written("full")
+    return _rounding(strategy, dtype, exact, lambda: relora.round(dtype), rows)
+
+
+def _rounding(strategy: Strategy, dtype: torch.dtype, exact: bool, take: Callable[[], None], rows: Sequence[Inputs]) -> Written:
+    """exact: whether the dtype has each weight as it is; take: gives the model in memory the rounded ones."""
+    if not strategy.any(not exact):
         return Written("full")
     before = _loss(strategy, rows)
     take()
     return Written("full", Rounding(str(dtype).removeprefix("torch."), before, _loss(strategy, rows)))
 
 
-def _finite(out: Path, weights: Mapping[str, Tensor]) -> None:
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise TrainError(
-                f"{out}: {name} has values that are not finite in {str(weight.dtype).removeprefix('torch.')}; lower learning_rate, "
-                "or take a base of another dtype"
-            )
+def _rounded(out: Path, name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """As it is written. Raises TrainError where it is not finite."""
+    weight = weight.to(dtype)
+    _check_finite(out, name, weight)
+    return weight
 
 
-def _same(out: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises TrainError for a weight that is not what was written; found may keep some in fp32, which holds every 16-bit value."""
-    for name, weight in wanted.items():
-        if name not in found:
-            raise TrainError(f"{out}: {name} was written and is not read back")
-        if found[name].shape != weight.shape:
-            raise TrainError(f"{out}: {name} was read back as {tuple(found[name].shape)}, wanted {tuple(weight.shape)}")
-        if not torch.equal(found[name].detach(), weight.to(found[name].dtype)):
-            raise TrainError(f"{out}: {name} was not read back as it was written")
+def _read_back(out: Path, name: str, written: Weights, weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the dtype has the weight as it is. Raises TrainError where another was written."""
+    rounded = weight.to(dtype)
+    _check_same(out, name, written, name, rounded)
+    return torch.equal(rounded.to(weight.dtype), weight)
+
+
+def _check_finite(out: Path, name: str, weight: Tensor) -> None:
+    if not weight.isfinite().all():
+        raise TrainError(
+            f"{out}: {name} has values that are not finite in {str(weight.dtype).removeprefix('torch.')}; lower learning_rate, "
+            "or take a base of another dtype"
+        )
+
+
+def _check_same(out: Path, name: str, written: Weights, stored_as: str, wanted: Tensor) -> None:
+    """Raises TrainError for a weight that is not what was written; it may be read as fp32, which has every 16-bit value."""
+    if stored_as not in written.names:
+        raise TrainError(f"{out}: {name} was written and is not read back")
+    found = written.read(stored_as)
+    if found.shape != wanted.shape:
+        raise TrainError(f"{out}: {name} was read back as {tuple(found.shape)}, wanted {tuple(wanted.shape)}")
+    if not torch.equal(found, wanted.to(found.dtype)):
+        raise TrainError(f"{out}: {name} was not read back as it was written")
 
 
 def _untouched(weights: Mapping[str, Tensor]) -> list[str]:

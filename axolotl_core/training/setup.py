@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from axolotl_core.adapters import lora
 from axolotl_core.attention.choose import ON_ANY_DEVICE
@@ -19,7 +20,7 @@ from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.compiler import COMPILER_ERRORS
 from axolotl_core.models.embeddings import embedding_rows
 from axolotl_core.models.forward import ForwardSpec, unwrap
-from axolotl_core.models.load import device_of, load_model
+from axolotl_core.models.load import Loaded, device_of, load_model
 from axolotl_core.models.precision import Precision
 from axolotl_core.models.self_test import difference, self_test
 from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
@@ -74,14 +75,12 @@ def check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path 
 
 
 def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | None, precision: Precision, *, empty: bool) -> Ready:
-    """base: a folder with the base's weights; initial_adapter: lora_model_dir; empty: the model is filled when it is sharded, unless an
-    adapter is made from its weights.
+    """base: a folder with the base's weights; initial_adapter: lora_model_dir; empty: the model is filled when it is sharded.
 
     Raises ModelError where model, adapter, packing or attention do not fit each other.
     """
     adapter, training, machine = config.adapter, config.training, config.machine
     device, full = device_of(machine), adapter.adapter is None
-    empty = empty and not adapter.peft_use_dora and initial_adapter is None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(machine.tf32)
     loaded = load_model(
         base,
@@ -100,11 +99,7 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
     changed = partial(difference, loaded.model, loaded.spec, precision.autocast) if here else _unseen
     notes = [*loaded.notes, *unmet(machine, loaded.need), *replace_layers(loaded.model, machine, loaded.need, changed)]
     seed_everything(training.seed)
-    model = loaded.model if full else lora.attach(loaded.model, adapter, initial_adapter, notes.append)
-    if precision.autocast and not full:
-        lora.leave_casts_to_autocast(model)
-    elif not full:
-        lora.cast_saved_modules(model, precision.frozen)
+    model = loaded.model if full else with_adapter(loaded, adapter, precision, initial_adapter, notes.append)
     if training.unfrozen_parameters:
         unfreeze(model, training.unfrozen_parameters)
     if machine.gradient_checkpointing:
@@ -129,6 +124,22 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
         loaded.weights,
         tuple(notes),
     )
+
+
+def with_adapter(
+    loaded: Loaded, adapter: Adapter, precision: Precision, initial_adapter: Path | None, tell: Callable[[str], None]
+) -> PeftModel:
+    """The model with an adapter, fresh or of a folder, as it is trained in this precision. tell, and what is raised: as in lora.attach."""
+    model = lora.attach(loaded.model, adapter, initial_adapter, tell, empty=loaded.weights is not None)
+    if loaded.weights and initial_adapter:
+        loaded.weights.keep(name for name, _ in model.named_parameters() if ".modules_to_save." in name)
+    elif loaded.weights and adapter.peft_use_dora:
+        loaded.weights.adapt = lora.init_magnitude
+    if precision.autocast:
+        lora.leave_casts_to_autocast(model)
+    else:
+        lora.cast_saved_modules(model, precision.frozen)
+    return model
 
 
 def _unseen(change: Callable[[], object]) -> None:

@@ -20,10 +20,12 @@ from axolotl_core.distributed.sharded_files import Part
 from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import MachineError
+from axolotl_core.models import conversion
 from axolotl_core.models.activations import checkpoint_layers
 from axolotl_core.models.load import Loaded, load_model
 from axolotl_core.models.precision import Precision, choose
 from axolotl_core.models.shape import model_on_meta
+from axolotl_core.models.weights import load_on_cpu
 from axolotl_core.objectives.sft import Objective
 from axolotl_core.optim.groups import set_lr_and_betas
 from axolotl_core.optim.optimizers import make_optimizer
@@ -33,6 +35,8 @@ from axolotl_core.params.model import Model
 from axolotl_core.params.optimizers import OPTIMIZERS
 from axolotl_core.params.sharding import Fsdp
 from axolotl_core.params.training import Training
+from axolotl_core.training import artifact
+from axolotl_core.training.setup import with_adapter
 from axolotl_core.training.step import seed_everything, train_step
 from tests.rows_in_memory import CPU, LENGTHS, source
 
@@ -50,6 +54,7 @@ def begun(
     max_grad_norm: float = 1.0,
     packed: bool = True,
     recomputes: bool = False,
+    initial_adapter: Path | None = None,
 ) -> tuple[Any, Loaded]:
     """A strategy with a wrapped model of the folder."""
     settings = Machine(device="cpu", **machine)
@@ -61,11 +66,7 @@ def begun(
         folder, settings, vocabulary=vocabulary, packed=packed, dtype=dtype, autocast=precision.autocast, empty=strategy.shards_weights
     )
     seed_everything(0)
-    model = loaded.model if full else lora.attach(loaded.model, adapter)
-    if precision.autocast and not full:
-        lora.leave_casts_to_autocast(model)
-    elif not full:
-        lora.cast_saved_modules(model, precision.frozen)
+    model = loaded.model if full else with_adapter(loaded, adapter, precision, initial_adapter, print)
     if recomputes:
         checkpoint_layers(model, selective=False)
     objective = Objective(model, loaded.spec, strategy.autocast).train()
@@ -74,13 +75,24 @@ def begun(
     return strategy, loaded
 
 
-def train(folder: Path, machine: dict, adapter: Adapter, training: Training, steps: int = 3) -> tuple[list[float], dict[str, Any]]:
+def save_adapter(folder: Path, adapter: Adapter, out: Path) -> None:
+    """Of a model of the folder, as if it was trained."""
+    torch.manual_seed(1)
+    model = lora.attach(load_on_cpu(folder), adapter)
+    trained = {name: p.data.add_(torch.randn_like(p), alpha=0.05) for name, p in model.named_parameters() if p.requires_grad}
+    out.mkdir()
+    lora.save(model, out, str(folder), trained)
+
+
+def train(
+    folder: Path, machine: dict, adapter: Adapter, training: Training, steps: int = 3, initial_adapter: Path | None = None
+) -> tuple[list[float], dict[str, Any]]:
     """Losses of some steps, and the trained weights after them, on rank 0."""
-    strategy, _ = begun(folder, machine, adapter, training)
+    strategy, _ = begun(folder, machine, adapter, training, initial_adapter=initial_adapter)
     rows, losses = source(LENGTHS), []
     for step in range(1, steps + 1):
         losses.append(train_step(strategy, rows, [0, 1, 2, 3], step=step, seed=0, micro_batch_size=1).result().loss)
-    weights = strategy.full_weights()
+    weights = dict(strategy.full_weights())
     strategy.close()
     return losses, weights
 
@@ -99,7 +111,7 @@ def curve(folder: Path, machine: dict, packed: bool, recomputes: bool, steps: in
 def filled(folder: Path, machine: dict, adapter: Adapter, vocabulary: int) -> dict[str, Any]:
     """All weights as they are before the first step, on rank 0."""
     strategy, _ = begun(folder, machine, adapter, Training(), vocabulary)
-    weights = strategy.full_weights(frozen=True)
+    weights = dict(strategy.full_weights(frozen=True))
     strategy.close()
     return weights
 
@@ -135,6 +147,20 @@ def peak_of_loading(folder: Path, machine: dict, adapter: Adapter) -> int:
     return peak
 
 
+def peak_of_writing(folder: Path, machine: dict, out: Path) -> int:
+    """Bytes by which this process grew at most while the whole model was written and read back, in files of 16 MB."""
+    strategy, loaded = begun(folder, machine, Adapter(), Training(bf16=True))
+    gc.collect()
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    out.mkdir(exist_ok=True)
+    with patch.object(conversion, "SHARD", "16MB"):
+        artifact.write(strategy, loaded.model, folder, out, "x", None, [source(LENGTHS).batch([0]).place(CPU)])
+    peak = _memory("VmHWM") - before
+    strategy.close()
+    return peak
+
+
 def _memory(name: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
@@ -160,7 +186,7 @@ def resumed(
     parts, states = strategy.state_parts()
     saver = Saver(run, 9, strategy.patient_group(), CPU, in_background=True)
     saver.save(f"step-{until}", Snapshot(until, strategy.weight_parts() | parts, states, [], {}), wait=False)
-    weights = strategy.full_weights()
+    weights = dict(strategy.full_weights())
     saver.wait()
     strategy.close()
     return losses, weights

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig, MixtralConfig
 
+from axolotl_core.models.weights import load_on_cpu
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.training import Training
 from tests.distributed import jobs
@@ -16,6 +17,7 @@ from tests.distributed.workers import Workers
 FULL = Adapter()
 SHARDED = {"fsdp": {"fsdp": ["full_shard", "auto_wrap"]}, "zero3": {"deepspeed": "zero3"}}
 ADAPTERS = {"full": FULL, "lora": jobs.LORA, "head": jobs.LORA.model_copy(update={"lora_modules_to_save": ["lm_head", "embed_tokens"]})}
+KINDS = {"llama": LlamaConfig, "mixtral": MixtralConfig}
 PRECISIONS = {
     "fp32": Training(),
     "bf16": Training(bf16=True),
@@ -64,6 +66,27 @@ def test_two_processes_train_as_one_does(two: Workers, tmp_path: Path, dtype: to
         assert got[name].dtype == weight.dtype or strategy == "zero3", "whose weights are in fp32 always"
         difference = float((got[name].float() - weight.float()).abs().max())
         assert difference <= (1e-5 if precision == "fp32" else 6.5e-3), name  # three steps of 1e-3, in the wrong direction at most
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("start", ["fresh", "given"])
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_an_adapter_of_weights_that_no_process_has_yet(two: Workers, tmp_path: Path, strategy: str, start: str, kind: str, tied: bool):
+    """DoRA's magnitudes are norms of the base's weights; a given adapter brings modules_to_save of its own."""
+    folder, given = small(tmp_path / "base", tie_word_embeddings=tied), tmp_path / "given"
+    changes = {"peft_use_dora": kind == "dora", "lora_modules_to_save": ["embed_tokens"] if tied else ["lm_head", "embed_tokens"]}
+    adapter = jobs.LORA.model_copy(update=changes | {"lora_dropout": 0.0})
+    if start == "given":
+        jobs.save_adapter(folder, adapter, given)
+    job = (adapter, Training(), 3, given if start == "given" else None)
+    losses, weights = jobs.train(folder, {}, *job)
+    (got_losses, got), _ = two.run(jobs.train, folder, SHARDED[strategy], *job)
+    assert got_losses == pytest.approx(losses, rel=1e-4)
+    assert got.keys() == weights.keys()
+    assert any("magnitude" in name for name in got) == (kind == "dora")
+    for name, weight in weights.items():
+        assert torch.allclose(got[name], weight, atol=1e-5), name
 
 
 @pytest.mark.parametrize("settings", [{"fsdp": ["shard_grad_op"]}, {"fsdp": True, "fsdp_config": {"offload_params": True}}])
@@ -126,11 +149,13 @@ def test_no_gathered_weight_is_kept_for_the_backward_pass(two: Workers, tmp_path
     assert two.run(jobs.kept_after_forward, folder, SHARDED["fsdp"], ADAPTERS[method]) == [0, 0]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize(("ranks", "kind"), [(2, "llama"), (4, "llama"), (2, "mixtral")])
 @pytest.mark.parametrize("strategy", SHARDED)
-def test_a_process_holds_its_part_and_a_layer_at_most(request: pytest.FixtureRequest, tmp_path: Path, ranks: int, strategy: str):
+def test_a_process_holds_its_part_and_a_layer_at_most(request: pytest.FixtureRequest, tmp_path: Path, ranks: int, strategy: str, kind: str):
     wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 8}
-    folder = small(tmp_path, num_hidden_layers=8, **wide)
+    if kind == "mixtral":  # whose files have other names, so that its weights are converted when they are read
+        wide |= {"intermediate_size": 2048, "num_local_experts": 2}
+    folder = small(tmp_path, kind=KINDS[kind], num_hidden_layers=8, **wide)
     weights = (folder / "model.safetensors").stat().st_size
     layer = 4 * (4 * 1024**2 + 3 * 1024 * 4096)
     workers: Workers = request.getfixturevalue({2: "two", 4: "four"}[ranks])
@@ -139,3 +164,24 @@ def test_a_process_holds_its_part_and_a_layer_at_most(request: pytest.FixtureReq
     slack = 48 * 2**20  # of the allocator, and of the small model that packing is tried on
     assert max(peaks[1:]) < weights / ranks + layer + slack
     assert peaks[0] < weights / ranks + 2 * layer + slack, "and what it reads"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_a_model_is_written_without_all_of_it_in_one_process(two: Workers, tmp_path: Path, strategy: str, kind: str, dtype: torch.dtype):
+    wide = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_key_value_heads": 8}
+    experts = {"num_local_experts": 2} if kind == "mixtral" else {}
+    folder = small(tmp_path / "base", dtype, KINDS[kind], num_hidden_layers=24, **wide, **experts)
+    two.run(jobs.peak_of_writing, small(tmp_path / "warm"), SHARDED[strategy], tmp_path / "ignored")
+    peaks = two.run(jobs.peak_of_writing, folder, SHARDED[strategy], tmp_path / "out")
+    wanted = load_on_cpu(folder)
+    weights = sum(parameter.numel() for parameter in wanted.parameters())
+    layer = 4 * weights // 24
+    bound = 2 * 16 * 2**20 + 3 * layer + 48 * 2**20  # a file, a layer of the model and of the file, what the allocator keeps
+    assert max(peaks) < bound < 4 * weights * 0.6
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 8
+    got = load_on_cpu(tmp_path / "out")
+    assert got.dtype == dtype
+    kept = dtype if strategy == "fsdp" else torch.bfloat16  # DeepSpeed makes its fp32 weights from those of the forward pass
+    assert all(torch.equal(got.get_parameter(name), parameter.to(kept).to(dtype)) for name, parameter in wanted.named_parameters())

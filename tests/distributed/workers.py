@@ -6,34 +6,56 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
+
+LAST_WORDS_S = 10.0
+"""What the other processes have to end by themselves once one has failed."""
 
 
 class Workers:
     """So many processes; `run` calls a function of a test module in all of them at once."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # what is freed goes back to the system, so that memory can be measured
         self.pipes: list[Connection] = []
-        for rank in range(count):
+        self.processes: list[BaseProcess] = []
+        for rank in range(self.count):
             here, there = context.Pipe()
-            context.Process(target=_serve, args=(there, rank, count), daemon=True).start()
+            process = context.Process(target=_serve, args=(there, rank, self.count), daemon=True)
+            process.start()
             self.pipes.append(here)
+            self.processes.append(process)
         del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What it returns in each process, by rank. A failure in one of them is raised here, with its traceback."""
+        """What it returns in each process, by rank. A failure in one of them is raised here, with its traceback; those that would wait
+        for it are ended."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         for pipe in self.pipes:
             pipe.send((function, arguments, port))
-        found = [pipe.recv() for pipe in self.pipes]
-        told = [f"rank {rank}: {text}" for rank, (text, _) in enumerate(found) if text]
+        found: dict[int, Any] = {}
+        while len(found) < len(self.pipes):
+            waiting = [pipe for rank, pipe in enumerate(self.pipes) if rank not in found]
+            ready = wait(waiting, LAST_WORDS_S if any(text for text, _ in found.values()) else None)
+            found |= {self.pipes.index(pipe): pipe.recv() for pipe in ready if isinstance(pipe, Connection)}
+            if not ready:
+                break  # they wait for the one that failed
+        told = [f"rank {rank}: {text}" for rank, (text, _) in sorted(found.items()) if text]
+        if len(found) < len(self.pipes):
+            for process in self.processes:
+                process.kill()
+            self._start()
         assert not told, "\n".join(told)
-        return [value for _, value in found]
+        return [found[rank][1] for rank in range(len(self.pipes))]
 
     def close(self) -> None:
         for pipe in self.pipes:

@@ -15,6 +15,7 @@ from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.attention.choose import KINDS, why_not
 from axolotl_core.attention.laid import block_mask
 from axolotl_core.errors import ModelError, ParamsError
+from axolotl_core.models import self_test as self_test_module
 from axolotl_core.models.forward import ForwardSpec, forward
 from axolotl_core.models.load import grow_embeddings, load_model, need_of
 from axolotl_core.models.packing import FAMILIES, packing_support
@@ -247,6 +248,20 @@ def test_a_leak_is_found_before_the_weights_are_read(tmp_path: Path, monkeypatch
     (tmp_path / "model.safetensors").write_bytes(b"never read")
     with pytest.raises(ModelError, match="packed samples see each other in BloomForCausalLM"):
         load_model(tmp_path, Machine(device="cpu"), vocabulary=64, packed=True)
+
+
+@pytest.mark.parametrize(("heads", "keys", "found"), [(32, 8, (4, 1)), (32, 32, (2, 2)), (24, 2, None), (5, 1, None)])
+def test_a_wide_model_is_tried_with_fewer_heads(monkeypatch: pytest.MonkeyPatch, heads: int, keys: int, found: tuple[int, int] | None):
+    """As many to a key, and of the same size; None where they cannot be halved so far."""
+    monkeypatch.setattr(self_test_module, "MOST_PARAMETERS", 200_000)
+    config = transformers.LlamaConfig(hidden_size=32 * heads, num_attention_heads=heads, num_key_value_heads=keys)
+    small = small_model(config, "eager", torch.device("cpu"))
+    if found is None:
+        assert small is None
+    else:
+        assert (small.config.num_attention_heads, small.config.num_key_value_heads) == found
+        assert small.config.hidden_size // small.config.num_attention_heads == 32
+        assert small(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
 
 
 def test_a_small_model_keeps_every_kind_of_layer():

@@ -181,13 +181,13 @@ def test_an_artifact_that_is_not_what_was_trained_is_an_error_and_the_next_try_t
     if method == "full":
         whole(project)
     stage("pack")
-    name = {"lora": "file_name", "full": "save_model", "relora": "replace_parameters"}[method]
+    name = {"lora": "file_name", "full": "write_model", "relora": "rewrite_parameters"}[method]
     module = lora if method == "lora" else artifact
     plain = getattr(module, name)
     spoilt = {
         "file_name": lambda name: plain(name).replace("lora_A", "lora_B") if "layers.0.mlp.up_proj" in name else plain(name),
-        "save_model": lambda model, out, state_dict: plain(model, out, state_dict={n: w * 1.5 for n, w in state_dict.items()}),
-        "replace_parameters": lambda base, out, new: plain(base, out, {n: w * 1.5 for n, w in new.items()}),
+        "write_model": lambda model, out, layout, weights: plain(model, out, layout, ((n, w * 1.5) for n, w in weights)),
+        "rewrite_parameters": lambda base, out, change: plain(base, out, lambda name, old: change(name, old) * 1.5),
     }
     with monkeypatch.context() as patch, pytest.raises(TrainError, match="was (not read back as it was written|read back as)"):
         patch.setattr(module, name, spoilt[name])
