@@ -16,6 +16,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0) if launched() else 0
 
 
+def local_size() -> int:
+    """How many processes of the group are on this machine."""
+    return _number("LOCAL_WORLD_SIZE", _number("WORLD_SIZE", 1)) if launched() else 1
+
+
 def launched() -> bool:
     """Whether torchrun, or what is built on it, has started this process as one of a group.
 

@@ -2,7 +2,7 @@
 
 torch's own API in the place of accelerate's: it runs on a CPU too, and a module is sharded as soon as it has its weights, so that a
 process never holds more than its part and one layer. Under autocast weights are gathered in its dtype, so that no copy of gathered
-weights is kept for the backward pass; gradients are reduced in fp32.
+weights is kept for the backward pass; gradients are reduced in fp32. HYBRID_SHARD shards over the processes of each machine.
 """
 
 import math
@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from axolotl_core import world
 from axolotl_core.distributed.layers import layers
 from axolotl_core.distributed.optimizer_state import full_tensor
 from axolotl_core.distributed.strategy import Strategy
@@ -36,13 +37,32 @@ class FSDP(Strategy):
     def __init__(self, accelerator: Accelerator, precision: Precision, max_grad_norm: float, notes: Sequence[str], fsdp: Fsdp) -> None:
         super().__init__(accelerator, precision, max_grad_norm, notes)
         self.fsdp = fsdp
+        if fsdp.hybrid and self.ranks % world.local_size():
+            self.notes = [*notes, "machine.fsdp_config: machines have different numbers of processes, which all share one model"]
         if not torch.distributed.is_initialized():  # a group of one
             torch.distributed.init_process_group(store=torch.distributed.HashStore(), rank=0, world_size=1)
+
+    def mesh(self) -> DeviceMesh:
+        """All processes, or machines × processes of each: the model is sharded over the last dimension, and the same along the first."""
+        if self.sharded_over == self.ranks:
+            return init_device_mesh(self.device.type, (self.ranks,))
+        return init_device_mesh(
+            self.device.type, (self.ranks // self.sharded_over, self.sharded_over), mesh_dim_names=("replicate", "shard")
+        )
+
+    @property
+    def sharded_over(self) -> int:
+        local = world.local_size()
+        return local if self.fsdp.hybrid and local > 1 and self.ranks % local == 0 else self.ranks
+
+    @property
+    def writes(self) -> bool:
+        return self.rank < self.sharded_over  # the first machine
 
     def prepare(self, objective: nn.Module, make_optimizer: Callable[[], Optimizer], weights: BaseWeights | None = None) -> None:
         on_gpu = self.device.type == "cuda"
         settings: dict[str, Any] = {
-            "mesh": init_device_mesh(self.device.type, (self.ranks,)),
+            "mesh": self.mesh(),
             "reshard_after_forward": self.fsdp.reshard,
             "mp_policy": MixedPrecisionPolicy(self.precision.autocast, torch.float32, cast_forward_inputs=False),
             "offload_policy": CPUOffloadPolicy(pin_memory=on_gpu) if self.fsdp.offload else OffloadPolicy(),

@@ -70,6 +70,16 @@ class Strategy:
         return self.rank == 0
 
     @property
+    def writes(self) -> bool:
+        """Whether this process writes what it has into checkpoints: rank 0 does where each has all of it."""
+        return self.main or self.shards_state
+
+    @property
+    def sharded_over(self) -> int:
+        """How many processes have one copy of what is sharded among them."""
+        return self.ranks
+
+    @property
     def sharding(self) -> str:
         """Its name in memory.SHARDINGS."""
         return self.name
@@ -249,9 +259,9 @@ class Strategy:
         """Make room for an optimizer state that is to be loaded, where that takes a step. inputs: any batch."""
 
     def part(self, parameter: nn.Parameter, numbers: Tensor) -> Part:
-        """numbers: of a tensor of the parameter's shape, those in `local_range`. Where each process has all of it, rank 0 writes."""
+        """numbers: of a tensor of the parameter's shape, those in `local_range`."""
         start, _ = self.local_range(parameter)
-        return Part(numbers if self.main or self.shards_state else numbers[:0], start, math.prod(self.shape(parameter)))
+        return Part(numbers if self.writes else numbers[:0], start, math.prod(self.shape(parameter)))
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
         """Of the whole parameter."""

@@ -11,7 +11,7 @@ from typing import Any
 from axolotl_core.errors import MachineError, ParamsError
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.params import Params
-from axolotl_core.params.sharding import OTHER_STRATEGIES, fsdp_of, unsupported
+from axolotl_core.params.sharding import NO_SHARD, fsdp_of, unsupported
 
 LAYERS = "PyTorch's own layers run"
 LOSS = "logits are made a few positions at a time, so they need no kernel of their own"
@@ -97,14 +97,9 @@ def _fsdp(machine: Machine, params: Params) -> Iterator[Change]:
     given = {key.removeprefix("fsdp_"): value for key, value in machine.fsdp_config.items()}
     if given.get("activation_checkpointing") and not machine.gradient_checkpointing:
         yield "fsdp_config", {"gradient_checkpointing": True}, "activation_checkpointing is gradient_checkpointing here"
-    instead = OTHER_STRATEGIES.get(str(given.get("sharding_strategy")).upper())
-    if instead == "NO_SHARD":
+    if str(given.get("sharding_strategy")).upper() in NO_SHARD:
         yield "fsdp_config", {"fsdp": None}, "NO_SHARD shards nothing, which is plain data parallel"
         return
-    if instead:
-        taken = {**{key: value for key, value in given.items() if key != "sharding_strategy"}, "sharding_strategy": instead}
-        yield "fsdp_config", {"fsdp_config": taken}, f"sharding_strategy {instead}, over all processes alike"
-        machine = machine.model_copy(update={"fsdp_config": taken})
     fsdp_of(machine)  # a setting that is none is told before anything is put in its place
     what = unsupported(params, "fsdp")
     if what is not None:

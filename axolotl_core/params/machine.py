@@ -106,7 +106,8 @@ class Machine(Section):
     """Shard weights, gradients and optimizer over the processes: `[full_shard, auto_wrap]`; shard_grad_op keeps weights unsharded
     between forward and backward, offload keeps them in the machine's memory."""
     fsdp_config: dict[str, Any] = {}
-    """`fsdp_transformer_layer_cls_to_wrap` (unset: the model's own), `fsdp_offload_params`."""
+    """`fsdp_transformer_layer_cls_to_wrap` (unset: the model's own), `fsdp_offload_params`,
+    `fsdp_sharding_strategy` (HYBRID_SHARD: each machine has a model)."""
     deepspeed: str | None = None
     """A DeepSpeed JSON file with the ZeRO stage, or `zero1`, `zero2`, `zero3`: the ones that come with axolotl."""
     ddp: bool | None = None

@@ -5,6 +5,7 @@ shared out, never how weights move: optimizer, schedule, clipping, batch size an
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -48,11 +49,13 @@ DECIDED = (
 
 @dataclass(frozen=True)
 class Fsdp:
-    """reshard: weights are given up again after the forward pass (full_shard). layers: class names, empty: the model's own."""
+    """reshard: weights are given up again after the forward pass (full_shard). layers: class names, empty: the model's own. hybrid: the
+    processes of one machine share a model, and each machine has all of it."""
 
     reshard: bool = True
     offload: bool = False
     layers: tuple[str, ...] = ()
+    hybrid: bool = False
 
 
 def unsupported(params: Params, strategy: str) -> str | None:
@@ -82,10 +85,11 @@ def fsdp_of(machine: Machine) -> Fsdp | None:
     version = str(config.get("version", 2))
     if version not in ("1", "2"):
         raise ParamsError(f"machine.fsdp_config: version is {version}, wanted 1 or 2")
-    reshard = "shard_grad_op" not in flags
-    for key in ("sharding_strategy", "reshard_after_forward"):  # the first is FSDP 1's name for it, and a word or a number
-        if key in config:
-            reshard = _reshards(key, config[key])
+    reshard, hybrid = "shard_grad_op" not in flags, False
+    if "sharding_strategy" in config:  # FSDP 1's name for it, a word or a number
+        reshard, hybrid = _of(STRATEGIES, "sharding_strategy", config["sharding_strategy"], "FULL_SHARD, SHARD_GRAD_OP or HYBRID_SHARD")
+    if "reshard_after_forward" in config:
+        reshard = _of(RESHARD, "reshard_after_forward", config["reshard_after_forward"], "true or false")
     offload = "offload" in flags
     for key in ("cpu_offload", "offload_params"):
         if key in config:
@@ -94,27 +98,26 @@ def fsdp_of(machine: Machine) -> Fsdp | None:
     layers = layers.split(",") if isinstance(layers, str) else layers
     if not isinstance(layers, list | tuple) or not all(isinstance(layer, str) for layer in layers):
         raise ParamsError(f"machine.fsdp_config: transformer_layer_cls_to_wrap is {layers}, wanted names of classes")
-    return Fsdp(reshard, offload, tuple(layer.strip() for layer in layers))
+    return Fsdp(reshard, offload, tuple(layer.strip() for layer in layers), hybrid)
 
 
-STRATEGIES = {"FULL_SHARD": True, "SHARD_GRAD_OP": False, "1": True, "2": False, "TRUE": True, "FALSE": False}
-"""sharding_strategy or reshard_after_forward in accelerate's spellings → whether weights are given up again after forward."""
-OTHER_STRATEGIES = {
-    "NO_SHARD": "NO_SHARD",
-    "3": "NO_SHARD",
-    "HYBRID_SHARD": "FULL_SHARD",
-    "4": "FULL_SHARD",
-    "HYBRID_SHARD_ZERO2": "SHARD_GRAD_OP",
-    "5": "SHARD_GRAD_OP",
+STRATEGIES = {
+    **dict.fromkeys(("FULL_SHARD", "1"), (True, False)),
+    **dict.fromkeys(("SHARD_GRAD_OP", "2"), (False, False)),
+    **dict.fromkeys(("HYBRID_SHARD", "4"), (True, True)),
+    **dict.fromkeys(("HYBRID_SHARD_ZERO2", "5"), (False, True)),
 }
-"""Strategies of torch that are not built, by accelerate's names and numbers → the nearest; params/fallbacks.py says so."""
+"""sharding_strategy in accelerate's names and numbers → reshard, hybrid."""
+NO_SHARD = ("NO_SHARD", "3")
+"""The one that shards nothing; params/fallbacks.py puts DDP in its place."""
+RESHARD = {"TRUE": True, "FALSE": False, "FULL_SHARD": True, "SHARD_GRAD_OP": False}
 
 
-def _reshards(key: str, value: Any) -> bool:
+def _of(known: Mapping[str, Any], key: str, value: Any, wanted: str) -> Any:
     name = str(value).upper()
-    if name not in STRATEGIES:
-        raise ParamsError(f"machine.fsdp_config: {key} is {value}, wanted FULL_SHARD or SHARD_GRAD_OP{nearest(name, STRATEGIES)}")
-    return STRATEGIES[name]
+    if name not in known:
+        raise ParamsError(f"machine.fsdp_config: {key} is {value}, wanted {wanted}{nearest(name, known)}")
+    return known[name]
 
 
 def _switch(key: str, value: Any) -> bool:

@@ -83,7 +83,7 @@ def memory(shape: Any, config: TrainConfig, data: Data, plan: Plan, strategy: St
             strategy.precision,
             OPTIMIZERS[training.optimizer],
             strategy.sharding,
-            strategy.ranks,
+            strategy.sharded_over,
             tokens,
             accumulates=len(_micro_batches(plan, machine, strategy.ranks)) > 1,
             recomputes=bool(machine.gradient_checkpointing),

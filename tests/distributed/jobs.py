@@ -3,6 +3,7 @@
 import gc
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,12 @@ def begun(
     training = training.model_copy(update={"learning_rate": learning_rate})
     strategy.prepare(objective, lambda: make_optimizer(model.named_parameters(), training, adapter), loaded.weights)
     return strategy, loaded
+
+
+def on_machines_of(processes: int, job: Callable[..., Any], *arguments: Any) -> Any:
+    """A job as if so many of its processes were on each machine."""
+    with patch.dict(os.environ, LOCAL_WORLD_SIZE=str(processes)):
+        return job(*arguments)
 
 
 def save_adapter(folder: Path, adapter: Adapter, out: Path) -> None:

@@ -198,6 +198,8 @@ def test_a_mistake_in_many_processes_is_said_once(ground, tmp_path: Path):
         ({"fsdp": True, "fsdp_config": {"fsdp_offload_params": "True"}}, Fsdp(True, True)),
         ({"fsdp": True, "fsdp_config": {"fsdp_sharding_strategy": "SHARD_GRAD_OP"}}, Fsdp(False, False)),
         ({"fsdp": True, "fsdp_config": {"sharding_strategy": 2}}, Fsdp(False, False)),
+        ({"fsdp": True, "fsdp_config": {"sharding_strategy": "HYBRID_SHARD"}}, Fsdp(True, hybrid=True)),
+        ({"fsdp": True, "fsdp_config": {"fsdp_sharding_strategy": "5"}}, Fsdp(False, hybrid=True)),
         ({"fsdp": True, "fsdp_config": {"fsdp_reshard_after_forward": "FULL_SHARD"}}, Fsdp(True, False)),
         ({"fsdp": True, "fsdp_config": {"reshard_after_forward": "false"}}, Fsdp(False, False)),
         ({"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["A", "B"]}}, Fsdp(True, False, ("A", "B"))),

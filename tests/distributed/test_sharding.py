@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig, MixtralConfig
 
 from axolotl_core.models.weights import load_on_cpu
@@ -96,6 +97,25 @@ def test_every_setting_trains_to_the_same_weights(four: Workers, tmp_path: Path,
     got_losses, got = four.run(jobs.train, folder, settings, FULL, Training())[0]
     assert got_losses == pytest.approx(losses, rel=1e-4)
     assert all(torch.allclose(got[name], weight, atol=1e-5) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("name", ["HYBRID_SHARD", "HYBRID_SHARD_ZERO2"])
+def test_machines_that_have_a_model_each(two: Workers, four: Workers, tmp_path: Path, name: str, method: str):
+    folder, run = small(tmp_path / "base"), tmp_path / "run"
+    hybrid = {"fsdp": True, "fsdp_config": {"sharding_strategy": name}}
+    losses, weights = jobs.train(folder, {}, ADAPTERS[method], Training(), 4)
+    begun = four.run(jobs.on_machines_of, 2, jobs.resumed, folder, hybrid, ADAPTERS[method], Training(), run, 0, 2)
+    files = sorted((run / "step-2").glob("shard-*.safetensors"))
+    numbers = [sum(tensor.numel() for tensor in load_file(file).values()) for file in files]
+    trained = sum(weight.numel() for weight in weights.values())
+    assert sum(numbers) == 3 * trained, "weights and Adam's two states, once"
+    assert numbers[0] == pytest.approx(1.5 * trained, rel=0.1), "a half of a model in each process"
+    same = four.run(jobs.on_machines_of, 2, jobs.resumed, folder, hybrid, ADAPTERS[method], Training(), run, 2, 4)[0]
+    other = two.run(jobs.resumed, folder, SHARDED["fsdp"], ADAPTERS[method], Training(), run, 2, 4)[0]
+    for got_losses, got in (same, other):
+        assert begun[0][0] + got_losses == pytest.approx(losses, rel=1e-4)
+        assert all(torch.allclose(got[name], weight, atol=1e-5) for name, weight in weights.items())
 
 
 @pytest.mark.parametrize("tied", [True, False])

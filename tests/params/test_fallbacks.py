@@ -38,12 +38,6 @@ def params(tmp_path: Path, text: str) -> Params:
         ("training: {optimizer: lion_8bit}\nmachine: {fsdp: true}\n", "fsdp", None, "cannot shard the state of lion_8bit"),
         ("training: {optimizer: sgd}\nmachine: {deepspeed: zero2}\n", "deepspeed", None, "cannot shard the state of sgd"),
         ("machine: {fsdp: true, fsdp_config: {sharding_strategy: NO_SHARD}}\n", "fsdp", None, "plain data parallel"),
-        (
-            "machine: {fsdp: true, fsdp_config: {sharding_strategy: HYBRID_SHARD}}\n",
-            "fsdp_config",
-            {"sharding_strategy": "FULL_SHARD"},
-            "sharding_strategy FULL_SHARD",
-        ),
         ("machine: {fsdp: true, fsdp_config: {version: 1}}\n", "fsdp_config", {}, "FSDP 2 is taken"),
         (
             "machine: {fsdp: true, fsdp_config: {activation_checkpointing: true}}\n",
