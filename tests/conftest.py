@@ -16,6 +16,18 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+from tests import warm
+
+warm.install()
+MANY_TESTS = 100
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Of a few tests those that ask for `axolotl` start it."""
+    if len(session.items) >= MANY_TESTS:
+        warm.start()
+
+
 REPOSITORY = Path(__file__).parent.parent
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -176,11 +188,11 @@ Axolotl = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture
 def axolotl() -> Axolotl:
-    """Run the real `axolotl` in a process of its own: axolotl("stage", "pack", cwd=folder)."""
+    """Run `axolotl` in a process of its own: axolotl("stage", "pack", cwd=folder)."""
+    warm.start()
 
     def call(*arguments: str, status: int = 0, **settings) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **settings)
+        done = subprocess.run(["axolotl", *arguments], capture_output=True, text=True, timeout=300, check=False, **settings)
         assert done.returncode == status, f"axolotl {' '.join(arguments)} → {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

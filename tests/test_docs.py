@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from axolotl_core.cli.main import COMMANDS
+from tests import warm
 from tests.conftest import PARAMS, REPOSITORY, TALKS, write_jsonl
 from tests.docs_tables import PAGES, ROOT, filled
 
@@ -76,6 +77,7 @@ def lines() -> list[str]:
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     """A project with all that the lines name: a trained model, a commit, old.yml, a dataset called faq."""
+    warm.start()
     folder = tmp_path_factory.mktemp("docs")
     sh = lambda *command: subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: E731
     shutil.copytree(model_folder, folder / "model")
@@ -110,18 +112,7 @@ def test_a_line_of_the_documentation_runs(documented: Path, tmp_path: Path, line
         command = command.replace("import old.yml", "import old.yml --force")
     if "--branch-from" in command:
         command += " --set training.max_steps=3"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        shell=True,
-        cwd=here,
-        env={**os.environ, "PATH": path},
-        input="Hi",
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = subprocess.run(command, shell=True, cwd=here, input="Hi", capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from axolotl_core.errors import ParamsError
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.sharding import Fsdp, deepspeed_of, fsdp_of
+from tests import warm
 from tests.conftest import ALPACA, PARAMS, REPOSITORY, TALKS, edit, stage, write_jsonl
 
 LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
@@ -81,7 +82,7 @@ class Ground:
         return Path(shutil.copytree(getattr(self, name), to / name))
 
 
-MAIN = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage"]
+MAIN = ["axolotl", "stage"]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Call
 
     @cache
     def made(method: str) -> Ground:
+        warm.start()
         folder = tmp_path_factory.mktemp(method)
         prepared = folder / "prepared"
         (prepared / "data").mkdir(parents=True)

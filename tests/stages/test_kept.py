@@ -124,9 +124,11 @@ def test_a_trainer_whose_repro_was_killed_is_not_trained_again(project: Path, ax
 
 SLOW = """
 import time
+from pathlib import Path
 from axolotl_core.formats.alpaca import load
 
 def load_slow(data, style):
+    Path("begun").touch()
     time.sleep(1)
     return load(data, style)
 """
@@ -144,10 +146,9 @@ def test_workers_whose_parent_is_killed_end(project: Path):
     (project / "start.py").write_text(WORKS)
     parent = subprocess.Popen([sys.executable, "start.py"], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     workers: list[psutil.Process] = []
-    while parent.poll() is None and len(workers) < 2:
+    while parent.poll() is None and not (len(workers) == 2 and (project / "begun").exists()):
         workers = [child for child in psutil.Process(parent.pid).children() if "spawn_main" in " ".join(child.cmdline())]
         time.sleep(0.05)
-    time.sleep(1)  # they have begun
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     gone, alive = psutil.wait_procs(workers, timeout=30)

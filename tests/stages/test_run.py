@@ -187,7 +187,7 @@ KILLS = 6
 
 
 def started(project: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train", *options]
+    command = ["axolotl", "stage", "train", *options]
     return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

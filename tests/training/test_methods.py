@@ -78,13 +78,13 @@ def test_relora_leaves_a_whole_model_with_updates_of_higher_rank_and_without_dri
 
 
 @pytest.mark.parametrize("step", [40, 45], ids=["at a merge", "between merges"])
-def test_relora_goes_on_from_a_checkpoint_to_the_same_bytes(project: Path, step: int):
+def test_relora_goes_on_from_a_checkpoint_to_the_same_bytes(project: Path, step: int, axolotl):
     options = ("adapter.relora_steps=20", "training.num_epochs=20", "tracking.save_steps=5", "tracking.save_total_limit=99")
     stage("train", *options)
     wanted = artifact_digest(project / "artifacts" / "adapter")
     shutil.rmtree(project / ".axolotl" / "runs")
     words = [word for option in options for word in ("--set", option)]
-    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train", "--force", *words]
+    command = ["axolotl", "stage", "train", "--force", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while process.poll() is None and not any(int(p.name[5:]) >= 45 for p in project.glob(".axolotl/runs/*/step-*")):
         time.sleep(0.002)
