@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,9 +20,9 @@ import sysconfig
 import threading
 import types
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir
 
-FOLDER = Path(mkdtemp(prefix="warm-"))
+FOLDER = Path(gettempdir()) / f"axolotl-warm-{os.getpid()}"
 COLD = Path(sysconfig.get_path("scripts")) / "axolotl"
 PRELOADED = ("axolotl_core.stages.train", "axolotl_core.stages.evaluate", "axolotl_core.stages.merge", "axolotl_core.cli.stage_")
 OF_OTHERS = ("PYTEST_", "TORCHINDUCTOR_", "PYTORCH_", "DVC_", "PWD", "OLDPWD", "SHLVL", "LINES=", "COLUMNS=", "PS1=", "_=")
@@ -37,12 +38,11 @@ def cold():
 
 try:
     with open({str(FOLDER / "environment")!r}) as file:
-        same = json.load(file) == ours(os.environ)
+        if json.load(file) != ours(os.environ):
+            cold()
     server = socket.socket(socket.AF_UNIX)
     server.connect({str(FOLDER / "socket")!r})
 except OSError:
-    cold()
-if not same:
     cold()
 job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [len(job).to_bytes(4, "big")], [0, 1, 2])
@@ -60,7 +60,8 @@ os._exit(int(status))
 
 def install() -> None:
     """Put the client before the command on the PATH."""
-    (FOLDER / "bin").mkdir()
+    (FOLDER / "bin").mkdir(parents=True)
+    atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
     client = FOLDER / "bin" / "axolotl"
     client.write_text(CLIENT, encoding="utf-8")
     client.chmod(0o755)
