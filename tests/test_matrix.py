@@ -166,6 +166,15 @@ def test_two_processes_write_what_one_does_of_a_base_of_sixteen_bits(project: Pa
     assert (two - one).abs().max() < 0.2 * (was - one).abs().max()
 
 
+def test_relora_of_a_model_with_new_tokens_is_a_model_that_loads(project: Path):
+    tokens = ", ".join(f"<frog{number}>" for number in range(150))
+    edit(project / "params.yaml", "tokenizer: {}", f"tokenizer: {{tokens: [{tokens}]}}")
+    options = ("adapter.relora_steps=2", "training.max_steps=4", "adapter.lora_modules_to_save=[embed_tokens, lm_head]")
+    stage("export", *options, "model.resize_token_embeddings_to_32x=true")
+    again = AutoModelForCausalLM.from_pretrained(project / "artifacts" / "export")
+    assert again.get_input_embeddings().num_embeddings == again.config.vocab_size > 512
+
+
 @pytest.mark.parametrize("method", ["lora", "relora", "full"])
 def test_a_base_whose_files_are_narrower_than_its_config_says(project: Path, method: str):
     """transformers loads what config.json says, and that is what is written."""

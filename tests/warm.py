@@ -48,9 +48,16 @@ job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [len(job).to_bytes(4, "big")], [0, 1, 2])
 server.sendall(job)
 told = server.makefile()
-pid = int(told.readline())
+pid = told.readline() or cold()
+
+def send(number, _):
+    try:
+        os.kill(int(pid), number)
+    except ProcessLookupError:
+        pass
+
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, _: os.kill(pid, number))
+    signal.signal(number, send)
 status = told.readline()
 if not status:
     os.kill(os.getpid(), signal.SIGKILL)

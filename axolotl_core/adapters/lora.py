@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import ModulesToSaveWrapper, load_peft_weights
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from axolotl_core.errors import ModelError
@@ -207,11 +208,19 @@ def apply(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
         raise ModelError(f"{folder}: the adapter does not fit the base model: {' '.join(str(error).split())[:300]}") from None
 
 
+def stored_names(folder: Path) -> set[str]:
+    """Names in an adapter's file. Raises ModelError where it cannot be read."""
+    try:
+        return set(load_peft_weights(str(folder), device="cpu"))
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        raise ModelError(f"{folder}: cannot be read as an adapter: {' '.join(str(error).split())[:300]}") from None
+
+
 def _make_room(model: Any, folder: Path) -> None:
-    """Storage for what an adapter copies of a skeleton, and then replaces by its own."""
-    copied = PeftConfig.from_pretrained(str(folder)).modules_to_save or ()
-    for name, module in model.named_modules():
-        for parameter in module.parameters() if name.endswith(tuple(copied)) else ():
+    """Storage for those weights of a skeleton that an adapter brings: modules_to_save, embeddings that were resized."""
+    brought = stored_names(folder)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if f"base_model.model.{name}" in brought:
             parameter.data = torch.zeros(parameter.shape, dtype=parameter.dtype)
 
 

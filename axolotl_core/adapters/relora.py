@@ -111,6 +111,7 @@ class ReLoRA:
         self.merged = file
         self.source.files |= dict.fromkeys(self.layers, file)
         self.source.tensors.clear()
+        self.source.layer = ("", {})
         if group.main:
             for old in run.glob("merged-*.safetensors"):
                 if old != file:

@@ -87,9 +87,9 @@ class DeepSpeed(Strategy):
             with _gathered(parameter):
                 parameter.copy_(parameter.to(dtype))
 
-    def full_weights(self, *, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
+    def full_weights(self, *, frozen: bool = False, patient: bool = False) -> Iterator[tuple[str, Tensor]]:
         self.end_prefetch()
-        yield from super().full_weights(frozen=frozen)
+        yield from super().full_weights(frozen=frozen, patient=patient)
 
     def full_weight(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param

@@ -37,10 +37,15 @@ class FSDP(Strategy):
     def __init__(self, accelerator: Accelerator, precision: Precision, max_grad_norm: float, notes: Sequence[str], fsdp: Fsdp) -> None:
         super().__init__(accelerator, precision, max_grad_norm, notes)
         self.fsdp = fsdp
-        if fsdp.hybrid and self.ranks % world.local_size():
-            self.notes = [*notes, "machine.fsdp_config: machines have different numbers of processes, which all share one model"]
         if not torch.distributed.is_initialized():  # a group of one
             torch.distributed.init_process_group(store=torch.distributed.HashStore(), rank=0, world_size=1)
+        sizes: list[Any] = [1] * self.ranks
+        if fsdp.hybrid and self.ranks > 1:
+            torch.distributed.all_gather_object(sizes, world.local_size(), group=self.patient)
+        self.local = sizes[0] if len(set(sizes)) == 1 and self.ranks % sizes[0] == 0 else 1
+        if fsdp.hybrid and self.ranks > 1 and self.local == 1:
+            told = "HYBRID_SHARD requires as many processes on each machine, and more than one; all processes share one model"
+            self.notes = [*notes, f"machine.fsdp_config: {told}"]
 
     def mesh(self) -> DeviceMesh:
         """All processes, or machines × processes of each: the model is sharded over the last dimension, and the same along the first."""
@@ -52,8 +57,7 @@ class FSDP(Strategy):
 
     @property
     def sharded_over(self) -> int:
-        local = world.local_size()
-        return local if self.fsdp.hybrid and local > 1 and self.ranks % local == 0 else self.ranks
+        return self.local if self.fsdp.hybrid and self.local > 1 else self.ranks
 
     @property
     def writes(self) -> bool:

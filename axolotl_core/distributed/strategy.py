@@ -201,10 +201,12 @@ class Strategy:
         """The model's own name of a parameter, without those of what it is wrapped in."""
         return name.removeprefix("module.").removeprefix("model.")
 
-    def full_weights(self, *, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """What is trained, one by one, on the CPU of rank 0, nothing on the others; frozen: and what is not. Every process must iterate
-        to the end."""
+    def full_weights(self, *, frozen: bool = False, patient: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """What is trained, one by one, on the CPU of rank 0, nothing on the others; frozen: and what is not; patient: before each weight
+        the others wait for what rank 0 does with the one before. Every process must iterate to the end."""
         for name, parameter in self.parameters(frozen=frozen):
+            if patient:
+                self.wait()
             weight = self.full_weight(parameter)
             if self.main:
                 yield name, weight.cpu()

@@ -52,19 +52,27 @@ class ParameterWeights(Weights):
         """The layer that was read last."""
         self.read_as: dict[str, str] = {}
         """Of tied weights the name that is in the files."""
+        self.renamed: dict[str, str] = {}
+        """Those that have another name in the files and are the same otherwise."""
         if set(names) <= self.files.keys():
             return
         self.stored, self.files = self.files, {}
-        self.model, self.dtype = model_on_meta(folder), dtype_of(folder)
+        self.dtype = dtype_of(folder)
+        self.model = model_on_meta(folder).to(self.dtype)
         mapping = get_model_conversion_mapping(self.model)
         renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
         state = self.model.state_dict()
         self.layers: dict[str, list[str]] = {}
+        prefix = self.model.base_model_prefix
         for name in self.stored:
-            renamed, _ = rename_source_key(name, renamings, converters, self.model.base_model_prefix, state)
+            renamed, pattern = rename_source_key(name, renamings, converters, prefix, state)
+            if renamed not in state and name in state:  # as transformers does
+                renamed, pattern = rename_source_key(name, [], [], prefix, state)
+            if pattern is None:
+                self.renamed[renamed] = name
             self.layers.setdefault(layer_of(renamed), []).append(name)
-        self.converted = self._convert({name: self._header(name) for name in self.stored})
+        self.converted = self._convert(dict(self._headers()))
         names_of: dict[int, list[str]] = {}
         for name, tensor in _tensors(self.model):
             names_of.setdefault(id(tensor), []).append(name)
@@ -81,17 +89,21 @@ class ParameterWeights(Weights):
         if name in self.tensors or name in self.files or name not in self.converted:
             return super().read(name)
         name = self.read_as[name]
+        if name in self.renamed:
+            return read_tensor(self.stored[self.renamed[name]], self.renamed[name]).to(self.converted[name].dtype)
         layer = layer_of(name)
         if self.layer[0] != layer:
             self.layer = ("", {})  # before another takes its place
             self.layer = (layer, self._convert({stored: read_tensor(self.stored[stored], stored) for stored in self.layers[layer]}))
         return self.layer[1][name]
 
-    def _header(self, name: str) -> Tensor:
-        """Shape and dtype of a tensor of the files."""
-        with safe_open(self.stored[name], "pt") as opened:
-            header = opened.get_slice(name)
-            return torch.empty(header.get_shape(), dtype=DTYPES.get(header.get_dtype(), torch.uint8), device="meta")
+    def _headers(self) -> Iterator[tuple[str, Tensor]]:
+        """Shapes and dtypes of the tensors of the files."""
+        for file in sorted(set(self.stored.values())):
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    header = opened.get_slice(name)
+                    yield name, torch.empty(header.get_shape(), dtype=DTYPES.get(header.get_dtype(), torch.uint8), device="meta")
 
     def _convert(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Some weights of the files as the model has them."""
@@ -168,6 +180,8 @@ def rewrite_parameters(base: Path, out: Path, change: Callable[[str, Tensor], Te
     if not weights.converted:
         rewrite(base, out, change)
         return
-    layout = {name: weights.converted[name] for name, _ in (*model.named_parameters(), *model.named_buffers()) if name in weights.converted}
+    names = [name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name in weights.converted]
+    order = {layer: place for place, layer in enumerate(dict.fromkeys(map(layer_of, names)))}
+    layout = {name: weights.converted[name] for name in sorted(names, key=lambda name: order[layer_of(name)])}
     write_weights(model, out, layout, ((name, change(name, weights.read(name)).to(like.dtype)) for name, like in layout.items()))
     copy_files(base, out, CONFIGS)

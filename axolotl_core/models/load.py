@@ -96,6 +96,7 @@ def load_model(
     need = need_of(config, device, autocast or dtype, packed=packed)
     attention, note = choose(machine, need)
     spec = ForwardSpec(support.method or "positions")
+    smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     small = small_model(config, attention, device, torch.float32 if autocast else need.dtype) if packed or empty else None
     if small is not None:
         small.config.use_cache = False
@@ -106,7 +107,6 @@ def load_model(
         model.config.use_cache = False
         filled_by = BaseWeights(weights, model, vocabulary)
         return Loaded(model, replace(spec, split=splits(small, spec)), need, True, tuple(note for note in (note,) if note), filled_by)
-    smaller = settings_of(quantise, config, compute=dtype or torch.float32)
     settings: dict[str, Any] = {
         "dtype": dtype or "auto",
         "attn_implementation": attention,

@@ -20,6 +20,7 @@ WINDOW, SOFT_CAP, EXPERTS = 3, 0.5, 4
 """Of the small model: a window shorter than the samples, a cap that scores run into, few experts that are all asked."""
 MOST_NOISE = 4
 """How many times the noise of a batch a difference may be, that packing makes."""
+WIDTHS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_kv_heads")
 MOST_PARAMETERS = 320_000_000
 """Two layers of a llama of 70 billion weights, whose hidden states stay as wide as they are."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 1e-2}
@@ -220,12 +221,12 @@ def small_model(config: Any, attention: str, device: torch.device, dtype: torch.
             if getattr(config, name, None) is not None:
                 setattr(config, name, value)
         while _size(config) > MOST_PARAMETERS:
-            for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_kv_heads"):
-                if (number := getattr(config, name, None)) is not None:
-                    half, odd = divmod(number, 2)
-                    if odd:
-                        return None
-                    setattr(config, name, half)
+            widths = {name: getattr(config, name, None) for name in WIDTHS}
+            if not widths["hidden_size"] or any(width % 2 for width in widths.values() if width):
+                return None
+            for name, width in widths.items():
+                if width:
+                    setattr(config, name, width // 2)
         settings = {"attn_implementation": attention, "dtype": dtype or torch.float32}
         with torch.random.fork_rng(devices=[]), device:
             torch.manual_seed(0)

@@ -98,8 +98,8 @@ class BaseWeights:
                 torch.distributed.broadcast(whole, 0)
             parameter.data = whole
         for inner in empty if self.adapt else ():
-            if inner.endswith(ADAPTED):
-                self.adapt(module.get_submodule(inner.removesuffix(ADAPTED)))
+            if (whole_inner := f".{inner}").endswith(ADAPTED):
+                self.adapt(module.get_submodule(whole_inner.removesuffix(ADAPTED).removeprefix(".")))
 
     def keep(self, names: Iterable[str]) -> None:
         """These parameters have their weights already, from an adapter's files."""

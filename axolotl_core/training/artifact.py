@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from axolotl_core.adapters import lora
 from axolotl_core.adapters.relora import ReLoRA
@@ -26,6 +27,7 @@ from axolotl_core.batches.batch import Inputs
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import TrainError
 from axolotl_core.models.conversion import ParameterWeights, rewrite_parameters, write_model
+from axolotl_core.models.shape import model_on_meta
 from axolotl_core.models.weights import Weights, dtype_of
 
 
@@ -55,7 +57,7 @@ def write(strategy: Strategy, model: Any, base: Path, out: Path, base_model: str
     """
     out = Path(strategy.broadcast(str(out)))
     if relora:
-        return _write_relora(strategy, relora, base, out, rows)
+        return _write_relora(strategy, model, relora, base, out, rows)
     if hasattr(model, "peft_config"):
         weights = dict(strategy.full_weights())
         if strategy.main:
@@ -79,19 +81,20 @@ def _write_full(strategy: Strategy, model: Any, base: Path, out: Path, rows: Seq
 
     model.config.use_cache = True
     model.config.dtype = dtype
-    weights = ((name, _rounded(out, name, weight, dtype)) for name, weight in strategy.full_weights(frozen=True))
+    weights = ((name, _rounded(out, name, weight, dtype)) for name, weight in strategy.full_weights(frozen=True, patient=True))
     if strategy.main:
         write_model(model, out, layout, chain(buffers.items(), weights))
     deque(weights, maxlen=0)  # the other processes take part in gathering
     exact = True
     written = ParameterWeights(out, shapes) if strategy.main else None
-    for name, weight in strategy.full_weights(frozen=True):
+    for name, weight in strategy.full_weights(frozen=True, patient=True):
         assert written, "only rank 0 is given weights"
         exact &= _read_back(out, name, written, weight, dtype)
+    strategy.wait()
     return _rounding(strategy, dtype, exact, lambda: strategy.round_weights(dtype), rows)
 
 
-def _write_relora(strategy: Strategy, relora: ReLoRA, base: Path, out: Path, rows: Sequence[Inputs]) -> Written:
+def _write_relora(strategy: Strategy, model: Any, relora: ReLoRA, base: Path, out: Path, rows: Sequence[Inputs]) -> Written:
     dtype = dtype_of(base)
     others = {name: weight for name, weight in strategy.full_weights() if "lora_" not in name}
     new: dict[str, Callable[[], Tensor]] = {name: partial(relora.weight, name) for name in relora.layers}
@@ -99,13 +102,25 @@ def _write_relora(strategy: Strategy, relora: ReLoRA, base: Path, out: Path, row
     exact = True
     if strategy.main:
         rewrite_parameters(base, out, lambda name, old: _rounded(out, name, new[name](), dtype) if name in new else old)
-        written = ParameterWeights(out, new)
+        _grow_vocabulary(out, model.config.get_text_config().vocab_size)
+        shapes = {name: parameter.shape for name, parameter in model_on_meta(out).named_parameters()}
+        written = ParameterWeights(out, shapes)
         for name, weight in new.items():
             exact &= _read_back(out, name, written, weight(), dtype)
+            if (shape := written.read(name).shape) != shapes.get(name, shape):
+                raise TrainError(f"{out}: {name} was read back as {tuple(shape)}, wanted {tuple(shapes[name])} as config.json says")
     strategy.wait()
     if relora.quantised:  # which cannot have the merged weights as they are
         return Written("full")
     return _rounding(strategy, dtype, exact, lambda: relora.round(dtype), rows)
+
+
+def _grow_vocabulary(out: Path, rows: int) -> None:
+    """config.json as of a model whose embeddings have so many rows."""
+    config = AutoConfig.from_pretrained(out, trust_remote_code=False)
+    if config.get_text_config().vocab_size != rows:
+        config.get_text_config().vocab_size = rows
+        config.save_pretrained(out)
 
 
 def _rounding(strategy: Strategy, dtype: torch.dtype, exact: bool, take: Callable[[], None], rows: Sequence[Inputs]) -> Written:

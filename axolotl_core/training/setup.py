@@ -132,9 +132,13 @@ def with_adapter(
     """The model with an adapter, fresh or of a folder, as it is trained in this precision. tell, and what is raised: as in lora.attach."""
     model = lora.attach(loaded.model, adapter, initial_adapter, tell, empty=loaded.weights is not None)
     if loaded.weights and initial_adapter:
-        loaded.weights.keep(name for name, _ in model.named_parameters() if ".modules_to_save." in name)
+        brought = lora.stored_names(initial_adapter)
+        loaded.weights.keep(name for name, _ in model.named_parameters() if lora.file_name(name) in brought)
     elif loaded.weights and adapter.peft_use_dora:
         loaded.weights.adapt = lora.init_magnitude
+    elif adapter.peft_use_dora and initial_adapter is None:
+        for layer in lora.layers(model).values():  # in fp32, as there, while peft rounds them to the dtype of the base
+            lora.init_magnitude(layer)
     if precision.autocast:
         lora.leave_casts_to_autocast(model)
     else:

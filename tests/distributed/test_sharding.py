@@ -71,11 +71,13 @@ def test_two_processes_train_as_one_does(two: Workers, tmp_path: Path, dtype: to
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("start", ["fresh", "given"])
+@pytest.mark.parametrize(("start", "dtype"), [("fresh", torch.float32), ("given", torch.float32), ("fresh", torch.bfloat16)])
 @pytest.mark.parametrize("strategy", SHARDED)
-def test_an_adapter_of_weights_that_no_process_has_yet(two: Workers, tmp_path: Path, strategy: str, start: str, kind: str, tied: bool):
+def test_an_adapter_of_weights_that_no_process_has_yet(
+    two: Workers, tmp_path: Path, strategy: str, start: str, kind: str, tied: bool, dtype: torch.dtype
+):
     """DoRA's magnitudes are norms of the base's weights; a given adapter brings modules_to_save of its own."""
-    folder, given = small(tmp_path / "base", tie_word_embeddings=tied), tmp_path / "given"
+    folder, given = small(tmp_path / "base", dtype, tie_word_embeddings=tied), tmp_path / "given"
     changes = {"peft_use_dora": kind == "dora", "lora_modules_to_save": ["embed_tokens"] if tied else ["lm_head", "embed_tokens"]}
     adapter = jobs.LORA.model_copy(update=changes | {"lora_dropout": 0.0})
     if start == "given":
@@ -83,11 +85,11 @@ def test_an_adapter_of_weights_that_no_process_has_yet(two: Workers, tmp_path: P
     job = (adapter, Training(), 3, given if start == "given" else None)
     losses, weights = jobs.train(folder, {}, *job)
     (got_losses, got), _ = two.run(jobs.train, folder, SHARDED[strategy], *job)
-    assert got_losses == pytest.approx(losses, rel=1e-4)
+    assert got_losses == pytest.approx(losses, rel=1e-4 if dtype == torch.float32 else 5e-3)
     assert got.keys() == weights.keys()
     assert any("magnitude" in name for name in got) == (kind == "dora")
     for name, weight in weights.items():
-        assert torch.allclose(got[name], weight, atol=1e-5), name
+        assert torch.allclose(got[name], weight, atol=1e-5 if dtype == torch.float32 else 2e-3), name
 
 
 @pytest.mark.parametrize("settings", [{"fsdp": ["shard_grad_op"]}, {"fsdp": True, "fsdp_config": {"offload_params": True}}])

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+DIED = "it ended without an answer"
 LAST_WORDS_S = 10.0
 """What the other processes have to end by themselves once one has failed."""
 
@@ -46,11 +47,11 @@ class Workers:
         while len(found) < len(self.pipes):
             waiting = [pipe for rank, pipe in enumerate(self.pipes) if rank not in found]
             ready = wait(waiting, LAST_WORDS_S if any(text for text, _ in found.values()) else None)
-            found |= {self.pipes.index(pipe): pipe.recv() for pipe in ready if isinstance(pipe, Connection)}
+            found |= {self.pipes.index(pipe): _received(pipe) for pipe in ready if isinstance(pipe, Connection)}
             if not ready:
                 break  # they wait for the one that failed
         told = [f"rank {rank}: {text}" for rank, (text, _) in sorted(found.items()) if text]
-        if len(found) < len(self.pipes):
+        if len(found) < len(self.pipes) or any(text == DIED for text, _ in found.values()):
             for process in self.processes:
                 process.kill()
             self._start()
@@ -60,6 +61,15 @@ class Workers:
     def close(self) -> None:
         for pipe in self.pipes:
             pipe.send(None)
+
+
+def _received(pipe: Connection) -> tuple[str | None, Any]:
+    """What is raised, what is returned."""
+    try:
+        text, value = pipe.recv()
+        return text, value
+    except (EOFError, ConnectionError):
+        return DIED, None
 
 
 def _serve(pipe: Connection, rank: int, count: int) -> None:

@@ -1,5 +1,6 @@
 """Weights by the names of parameters: families whose files have other names, a layer at a time."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,38 @@ def test_parameters_are_replaced_by_their_names(family: str, tmp_path: Path):
         assert torch.equal(again.get_parameter(name), parameter * (2 if name in changed else 1)), name
     assert {name: tensor.dtype for name, tensor in stored(out).items()} == {name: tensor.dtype for name, tensor in stored(base).items()}
     assert (out / "generation_config.json").read_bytes() == (base / "generation_config.json").read_bytes()
+
+
+def test_a_buffer_is_read_without_its_layer_and_no_layer_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    base, out = tmp_path / "base", tmp_path / "out"
+    out.mkdir()
+    model = saved("deepseek_v3", torch.bfloat16, base)
+    names = [name for name, _ in model.named_parameters()]
+    weights, read = ParameterWeights(base, names), []
+    monkeypatch.setattr(ParameterWeights, "_convert", lambda *_: read.append(1))
+    for name, buffer in model.named_buffers():
+        if name in weights.names:
+            assert torch.equal(weights.read(name), buffer), name
+    assert not read
+    monkeypatch.undo()
+    layers: list[set[str]] = []
+    plain = conversion.revert_weight_conversion
+    monkeypatch.setattr(conversion, "revert_weight_conversion", lambda model, some: layers.append(set()) or plain(model, some))
+    rewrite_parameters(base, out, lambda name, old: layers[-1].add(conversion.layer_of(name)) or old)
+    assert max(map(len, layers)) == 1, "each layer is written before the next is read"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_base_is_rewritten_in_the_dtype_that_it_is_loaded_in(tmp_path: Path, named: bool):
+    base, out = tmp_path / "base", tmp_path / "out"
+    out.mkdir()
+    saved("mixtral", torch.bfloat16, base)
+    if not named:
+        config = json.loads((base / "config.json").read_text())
+        del config["dtype"]
+        (base / "config.json").write_text(json.dumps(config))
+    rewrite_parameters(base, out, lambda _, old: old)
+    assert {tensor.dtype for tensor in stored(out).values()} == {torch.bfloat16}
 
 
 def test_a_tied_weight_that_is_stored_under_its_other_name(tmp_path: Path):

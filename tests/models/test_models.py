@@ -264,6 +264,11 @@ def test_a_wide_model_is_tried_with_fewer_heads(monkeypatch: pytest.MonkeyPatch,
         assert small(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
 
 
+def test_a_model_of_text_and_images_cannot_be_made_smaller():
+    config = transformers.Gemma3Config(vision_config={"num_hidden_layers": 1})
+    assert small_model(config, "eager", torch.device("cpu")) is None
+
+
 def test_a_small_model_keeps_every_kind_of_layer():
     config = transformers.AutoConfig.for_model("gemma3_text", num_hidden_layers=26)
     small = small_model(config, "eager", torch.device("cpu"))
