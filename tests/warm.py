@@ -67,6 +67,7 @@ os._exit(int(status))
 
 def install() -> None:
     """Put the client before the command on the PATH."""
+    shutil.rmtree(FOLDER, ignore_errors=True)  # of a process of this number that was killed
     (FOLDER / "bin").mkdir(parents=True)
     atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
     client = FOLDER / "bin" / "axolotl"
