@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from peft.utils import ModulesToSaveWrapper, load_peft_weights
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from axolotl_core.errors import ModelError
+from axolotl_core.errors import ModelError, one_line
 from axolotl_core.params.adapter import Adapter
 
 WEIGHTS = "adapter_model.safetensors"
@@ -25,12 +25,17 @@ OTHER_NAMES = {"mlp_up": "up_proj", "mlp_down": "down_proj"}
 
 
 def attach(
-    model: Any, adapter: Adapter, initial_adapter: Path | None = None, tell: Callable[[str], None] = lambda _: None, *, empty: bool = False
+    model: Any,
+    adapter: Adapter,
+    initial_adapter: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    brought: Collection[str] = (),
 ) -> PeftModel:
     """Freeze the model and put updates beside the target modules: fresh ones, which start as zero, or those of a folder.
 
-    tell: gets a sentence where a module has another name in transformers than in the repository's own code. empty: the model is a
-    skeleton.
+    tell: gets a sentence where a module has another name in transformers than in the repository's own code. brought: for a skeleton,
+    what is in the folder (`stored_names`).
 
     Raises ModelError: a target or module name that the model lacks, a family without usual targets, an adapter that does
     not fit the base, or whose rank and targets are not those of params.yaml.
@@ -38,8 +43,7 @@ def attach(
     if initial_adapter is None:
         attached = _fresh(model, _renamed(model, adapter, tell))
     else:
-        if empty:
-            _make_room(model, initial_adapter)
+        _make_room(model, brought)
         attached = apply(model, initial_adapter, trainable=True)
         _same_settings(attached.peft_config["default"], adapter)
     for parameter in attached.parameters():
@@ -213,12 +217,11 @@ def stored_names(folder: Path) -> set[str]:
     try:
         return set(load_peft_weights(str(folder), device="cpu"))
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        raise ModelError(f"{folder}: cannot be read as an adapter: {' '.join(str(error).split())[:300]}") from None
+        raise ModelError(f"{folder}: cannot be read as an adapter: {one_line(error)}") from None
 
 
-def _make_room(model: Any, folder: Path) -> None:
+def _make_room(model: Any, brought: Collection[str]) -> None:
     """Storage for those weights of a skeleton that an adapter brings: modules_to_save, embeddings that were resized."""
-    brought = stored_names(folder)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if f"base_model.model.{name}" in brought:
             parameter.data = torch.zeros(parameter.shape, dtype=parameter.dtype)

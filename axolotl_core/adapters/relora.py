@@ -110,7 +110,6 @@ class ReLoRA:
         """From now on the full-precision weights are those of `file`; checkpoints hold links of older ones."""
         self.merged = file
         self.source.files |= dict.fromkeys(self.layers, file)
-        self.source.tensors.clear()
         self.source.layer = ("", {})
         if group.main:
             for old in run.glob("merged-*.safetensors"):

@@ -42,8 +42,9 @@ class FSDP(Strategy):
         sizes: list[Any] = [1] * self.ranks
         if fsdp.hybrid and self.ranks > 1:
             torch.distributed.all_gather_object(sizes, world.local_size(), group=self.patient)
-        self.local = sizes[0] if len(set(sizes)) == 1 and self.ranks % sizes[0] == 0 else 1
-        if fsdp.hybrid and self.ranks > 1 and self.local == 1:
+        alike = len(set(sizes)) == 1 and sizes[0] > 1 and self.ranks % sizes[0] == 0
+        self.sharing = sizes[0] if alike else self.ranks
+        if fsdp.hybrid and self.ranks > 1 and not alike:
             told = "HYBRID_SHARD requires as many processes on each machine, and more than one; all processes share one model"
             self.notes = [*notes, f"machine.fsdp_config: {told}"]
 
@@ -57,7 +58,7 @@ class FSDP(Strategy):
 
     @property
     def sharded_over(self) -> int:
-        return self.local if self.fsdp.hybrid and self.local > 1 else self.ranks
+        return self.sharing
 
     @property
     def writes(self) -> bool:

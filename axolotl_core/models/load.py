@@ -10,7 +10,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from axolotl_core import world
 from axolotl_core.attention.choose import choose
 from axolotl_core.attention.need import Need
-from axolotl_core.errors import MachineError, ModelError, foreign
+from axolotl_core.errors import MachineError, ModelError, foreign, one_line
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.embeddings import grow_embeddings
 from axolotl_core.models.forward import ForwardSpec, is_spread
@@ -120,7 +120,7 @@ def load_model(
     except ValueError as error:
         if settings["device_map"] != "sequential":
             raise
-        raise MachineError(f"{weights}: the quantised model does not fit the GPUs: {' '.join(str(error).split())[:200]}") from None
+        raise MachineError(f"{weights}: the quantised model does not fit the GPUs: {one_line(error)}") from None
     if not smaller:
         complete(str(weights), report)
     model.config.use_cache = False

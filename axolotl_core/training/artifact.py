@@ -105,10 +105,10 @@ def _write_relora(strategy: Strategy, model: Any, relora: ReLoRA, base: Path, ou
         _grow_vocabulary(out, model.config.get_text_config().vocab_size)
         shapes = {name: parameter.shape for name, parameter in model_on_meta(out).named_parameters()}
         written = ParameterWeights(out, shapes)
-        for name, weight in new.items():
-            exact &= _read_back(out, name, written, weight(), dtype)
-            if (shape := written.read(name).shape) != shapes.get(name, shape):
-                raise TrainError(f"{out}: {name} was read back as {tuple(shape)}, wanted {tuple(shapes[name])} as config.json says")
+        for name, made in new.items():
+            exact &= _read_back(out, name, written, weight := made(), dtype)
+            if weight.shape != shapes.get(name, weight.shape):
+                raise TrainError(f"{out}: {name} was read back as {tuple(weight.shape)}, wanted {tuple(shapes[name])} as config.json says")
     strategy.wait()
     if relora.quantised:  # which cannot have the merged weights as they are
         return Written("full")

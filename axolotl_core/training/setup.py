@@ -130,9 +130,9 @@ def with_adapter(
     loaded: Loaded, adapter: Adapter, precision: Precision, initial_adapter: Path | None, tell: Callable[[str], None]
 ) -> PeftModel:
     """The model with an adapter, fresh or of a folder, as it is trained in this precision. tell, and what is raised: as in lora.attach."""
-    model = lora.attach(loaded.model, adapter, initial_adapter, tell, empty=loaded.weights is not None)
+    brought = lora.stored_names(initial_adapter) if loaded.weights and initial_adapter else set()
+    model = lora.attach(loaded.model, adapter, initial_adapter, tell, brought=brought)
     if loaded.weights and initial_adapter:
-        brought = lora.stored_names(initial_adapter)
         loaded.weights.keep(name for name, _ in model.named_parameters() if lora.file_name(name) in brought)
     elif loaded.weights and adapter.peft_use_dora:
         loaded.weights.adapt = lora.init_magnitude
