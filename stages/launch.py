@@ -35,6 +35,7 @@ def launch(project: Project, params: Params, count: int, *, force: bool, branch:
 
     sections = params.model_dump(mode="json", exclude_defaults=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    patience = {"shutdown_timeout": GRACE_S} if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {}  # torch 2.11: 30 s
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -43,7 +44,7 @@ def launch(project: Project, params: Params, count: int, *, force: bool, branch:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=GRACE_S,
+        **patience,
     )
     try:
         with building(project.scratch / "launch") as folder:

@@ -8,22 +8,27 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from axolotl_core.attention.mask import masks_by_layer
 from axolotl_core.attention.sequences import Sequences
 
 
 class Laid(NamedTuple):
-    """How the samples of a batch lie in its rows. method: what keeps them apart in the family where the backend does not.
+    """How the samples of a batch lie in its rows. method: what keeps them apart in the family where the backend does not
+    (`models.packing`).
 
-    dtype: of the model.
+    dtype, config: of the model.
     """
 
     positions_BT: Tensor
     sequences: Sequences
-    method: Literal["positions", "mask"]
+    method: Literal["positions", "layers", "mask"]
     dtype: torch.dtype
+    config: Any
 
     def mask_kwargs(self) -> dict[str, Any]:
         """Arguments for a backend that takes a mask: none where transformers builds it from restarting positions."""
+        if self.method == "layers":
+            return {"attention_mask": masks_by_layer(self.config, self.positions_BT, self.dtype)}
         return {"attention_mask": block_mask(self.positions_BT, self.dtype)} if self.method == "mask" else {}
 
 

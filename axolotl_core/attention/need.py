@@ -22,13 +22,13 @@ class Need:
     device: torch.device
     dtype: torch.dtype
     packed: bool
-    method: Literal["positions", "mask"] | None
+    method: Literal["positions", "layers", "mask"] | None
     requested: bool = False
 
     @property
     def by_interface(self) -> bool:
         """Whether attention goes through transformers' AttentionInterface, with whatever arguments the model is called with."""
-        return bool(getattr(self.model_class, "_supports_attention_backend", False)) and self.method == "positions"
+        return bool(getattr(self.model_class, "_supports_attention_backend", False)) and self.method in ("positions", "layers")
 
     @property
     def not_by_interface(self) -> str:

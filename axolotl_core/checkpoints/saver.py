@@ -38,8 +38,10 @@ class Saver:
     staged: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        on_gpu = self.device.type == "cuda"  # a thread begins with GPU 0
-        self.writer = ThreadPoolExecutor(1, "checkpoints", torch.cuda.set_device if on_gpu else None, (self.device,) if on_gpu else ())
+        on_gpu = self.device.type == "cuda"  # a thread begins with GPU 0, and the device may have no number
+        self.writer = ThreadPoolExecutor(
+            1, "checkpoints", torch.cuda.set_device if on_gpu else None, (torch.cuda.current_device(),) if on_gpu else ()
+        )
 
     def save(self, name: str, saved: Snapshot, *, wait: bool) -> None:
         """Write `run/<name>`. wait: until it is in place. Raises what writing it, or the one before, raised."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from axolotl_core.attention.choose import backend_of
 from axolotl_core.attention.laid import Laid
+from axolotl_core.attention.mask import known
 from axolotl_core.attention.sequences import Sequences
 
 
@@ -29,7 +30,7 @@ class ForwardSpec:
     split: logits are head(hidden).
     """
 
-    method: Literal["positions", "mask"] = "positions"
+    method: Literal["positions", "layers", "mask"] = "positions"
     split: bool = False
 
 
@@ -41,27 +42,34 @@ def forward(
     sequences: of the positions, taken from them where it is None, for which a GPU is waited for.
     """
     inner = unwrap(model)
-    inputs = _inputs(inner, inner.dtype, ids_BT, positions_BT, spec, sequences)
+    settings: dict[str, Any] = {}
     if keep_K is not None and "logits_to_keep" in inspect.signature(inner.forward).parameters:
-        return inner(**inputs, logits_to_keep=keep_K.cpu() if is_spread(model) else keep_K).logits.to(ids_BT.device)
-    logits_BTV = inner(**inputs).logits.to(ids_BT.device)
-    return logits_BTV if keep_K is None else logits_BTV[:, keep_K]
+        settings["logits_to_keep"] = keep_K.cpu() if is_spread(model) else keep_K
+    logits_BTV = _run(inner, inner.dtype, ids_BT, positions_BT, spec, sequences, **settings).logits.to(ids_BT.device)
+    return logits_BTV if keep_K is None or settings else logits_BTV[:, keep_K]
 
 
 def hidden(model: Any, ids_BT: Tensor, positions_BT: Tensor, spec: ForwardSpec, sequences: Sequences | None = None) -> Tensor:
     """What the output layer gets (B, T, H); only with `spec.split`."""
     inner = unwrap(model)
-    return inner.base_model(**_inputs(inner.base_model, inner.dtype, ids_BT, positions_BT, spec, sequences)).last_hidden_state
+    return _run(inner.base_model, inner.dtype, ids_BT, positions_BT, spec, sequences).last_hidden_state
 
 
-def _inputs(
-    module: Any, dtype: torch.dtype, ids_BT: Tensor, positions_BT: Tensor, spec: ForwardSpec, sequences: Sequences | None
-) -> dict[str, Any]:
-    laid = Laid(positions_BT, sequences or Sequences.of(positions_BT).placed(positions_BT.device), spec.method, dtype)
-    inputs: dict[str, Any] = {"input_ids": ids_BT, "use_cache": False, **backend_of(module).inputs(laid)}
+def _run(
+    module: Any,
+    dtype: torch.dtype,
+    ids_BT: Tensor,
+    positions_BT: Tensor,
+    spec: ForwardSpec,
+    sequences: Sequences | None,
+    **settings: Any,
+) -> Any:
+    sequences = sequences or Sequences.of(positions_BT).placed(positions_BT.device)
+    laid = Laid(positions_BT, sequences, spec.method, dtype, module.config)
     if "position_ids" in inspect.signature(module.forward).parameters:
-        inputs["position_ids"] = positions_BT
-    return inputs
+        settings["position_ids"] = positions_BT
+    with known(several=len(sequences.lengths) > len(ids_BT)):
+        return module(input_ids=ids_BT, use_cache=False, **backend_of(module).inputs(laid), **settings)
 
 
 def is_spread(model: Any) -> bool:

@@ -12,10 +12,11 @@ FAMILIES = "axolotl_core.models.families"
 class PackingSupport:
     """positions: by position_ids that restart, without an attention mask and without a cache.
 
-    mask: by an additive 4-D mask. None: not at all, and `reason` says why.
+    layers: as positions, but where attention takes a mask, the model wants one for each type of layer. mask: by an additive 4-D mask,
+    whatever the attention. None: not at all, and `reason` says why.
     """
 
-    method: Literal["positions", "mask"] | None
+    method: Literal["positions", "layers", "mask"] | None
     reason: str = ""
 
 

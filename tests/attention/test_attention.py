@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from axolotl_core import lookup
 from axolotl_core.attention import choose as choosing
+from axolotl_core.attention import mask
 from axolotl_core.attention.by_sample import attend_by_sample
 from axolotl_core.attention.choose import KINDS, backend, choose, explained, requested_kinds
 from axolotl_core.attention.flash import lacks
@@ -141,6 +142,18 @@ def test_experts_in_sixteen_bits_raise_no_false_alarm(seed: int):
     whole = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="varlen", dtype=torch.bfloat16)
     whole.config.use_cache = False
     self_test(whole, ForwardSpec(), eager=False)
+
+
+@pytest.mark.parametrize("positions", [[[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 1]], [[0, 1, 2, 3, 4, 5]] * 2], ids=["packed", "one a row"])
+def test_transformers_does_not_ask_the_device_whether_rows_are_packed(positions: list, monkeypatch: pytest.MonkeyPatch):
+    """The batch knows it; what comes of it is the same."""
+    model, positions_BT = model_of(config_of("llama"), "sdpa"), torch.tensor(positions)
+    ids_BT = torch.randint(1, 64, (2, 6), generator=torch.Generator().manual_seed(0))
+    wanted = model(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).logits
+    monkeypatch.setattr(mask, "find_packed_sequence_indices", None)
+    assert torch.equal(forward(model, ids_BT, positions_BT, ForwardSpec()), wanted)
+    with pytest.raises(TypeError):
+        model(input_ids=ids_BT, position_ids=positions_BT, use_cache=False)
 
 
 def test_a_model_called_past_our_forward_says_so():

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from axolotl_core.kernels.choose import LAYERS, LOSSES
 from axolotl_core.models import spread
 from axolotl_core.models.forward import ForwardSpec
 from axolotl_core.models.load import load_model, need_of
+from axolotl_core.models.packing import packing_support
 from axolotl_core.models.precision import choose
 from axolotl_core.models.self_test import difference, self_test, small_model
 from axolotl_core.objectives.cross_entropy import chunk_body, kernel_difference, loss_and_slope
@@ -53,8 +56,9 @@ METHODS = {
 
 
 @pytest.fixture
-def base(project: Path) -> Path:
+def base(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A random llama in bf16, wide enough that kernels differ from those of a toy."""
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")  # axolotl need not be installed
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(project / "model")
     shutil.rmtree(project / "model")
@@ -81,6 +85,18 @@ def logits(model) -> torch.Tensor:
     ids = torch.tensor([[1, 40, 50, 60, 70, 80, 90]])
     with torch.no_grad():
         return model.eval()(ids).logits.float()
+
+
+def command(name: str, options: Sequence[str]) -> list[str]:
+    """`axolotl stage`, to be run in a process of its own: torchrun's handlers of signals do not get on with compiled tests."""
+    words = [word for option in options for word in ("--set", option)]
+    return [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", name, *words]
+
+
+def forget_training(project: Path) -> None:
+    """What was trained, wherever it could be restored from."""
+    for folder in (".axolotl/runs", ".axolotl/store", "artifacts/adapter"):
+        shutil.rmtree(project / folder)
 
 
 def full(project: Path) -> None:
@@ -126,9 +142,6 @@ def test_a_base_of_bf16_is_trained_exported_and_evaluated(base: Path, method: st
         ("machine.liger_rms_norm=true", "machine.liger_rope=true", "machine.liger_glu_activation=true"),
         ("machine.liger_fused_linear_cross_entropy=true",),
         ("machine.cut_cross_entropy=true",),
-        ("machine.fsdp=true", "machine.num_processes=1"),
-        ("machine.fsdp=[full_shard, offload]", "machine.num_processes=1"),
-        ("machine.fsdp=true", "machine.num_processes=1", "training.fp16=true"),
     ],
     ids=str,
 )
@@ -137,11 +150,77 @@ def test_options_train(base: Path, options: tuple):
     assert metrics(base)["eval_loss_after"] < metrics(base)["eval_loss_before"] - 1
 
 
-@pytest.mark.parametrize("zero", ["zero2", "zero3"])
-def test_zero_trains(base: Path, zero: str):
-    pytest.importorskip("deepspeed")
-    stage("train", f"machine.deepspeed={zero}", "machine.num_processes=1")
-    assert metrics(base)["eval_loss_after"] < metrics(base)["eval_loss_before"] - 1
+SHARDED = {
+    "fsdp": ("machine.fsdp=true",),
+    "fsdp-fp16": ("machine.fsdp=true", "training.fp16=true"),
+    "fsdp-offload": ("machine.fsdp=[full_shard, offload]",),
+    "zero2": ("machine.deepspeed=zero2",),
+    "zero3": ("machine.deepspeed=zero3",),
+}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_what_is_trained_in_shards_is_written_exported_and_evaluated(base: Path, strategy: str, method: str):
+    if strategy.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    if method == "full":
+        full(base)
+    options = (*METHODS[method], *SHARDED[strategy], "machine.num_processes=1", "machine.allow_fallback=false")
+    subprocess.run(command("evaluate", options), check=True)
+    stage("export", *options)
+    found = metrics(base)
+    assert found["eval_loss_after"] < found["eval_loss_before"] - 1
+    report = json.loads((base / "artifacts" / "evaluation" / "report.json").read_text())
+    assert report["after"]["loss"] == pytest.approx(found["eval_loss_after"], abs=0.1)
+    assert AutoModelForCausalLM.from_pretrained(base / "artifacts" / "export").dtype == torch.bfloat16
+
+
+def processes(folder: Path, count: int, options: Sequence[str], machines: int = 1) -> None:
+    """`axolotl stage train` in so many processes that share this GPU: NCCL takes each for a machine of its own."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count // machines), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    network = {"MASTER_PORT": str(port), "NCCL_SOCKET_IFNAME": "lo", "NCCL_NET": "Socket", "NCCL_IB_DISABLE": "1"}
+    begun = []
+    for rank in range(count):
+        environment = {**os.environ, **shared, **network, "RANK": str(rank), "NCCL_HOSTID": f"machine-{rank}"}
+        begun.append(
+            subprocess.Popen(
+                command("train", options), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+    told = [process.communicate(timeout=240)[0] for process in begun]
+    assert [process.returncode for process in begun] == [0] * count, "\n".join(text[-3000:] for text in told)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("options", "count", "machines"),
+    [
+        ((), 2, 1),
+        (("machine.fsdp=true",), 2, 1),
+        (("machine.fsdp=[full_shard, offload]",), 2, 1),
+        (("machine.fsdp=true", "machine.fsdp_config={fsdp_sharding_strategy: HYBRID_SHARD}"), 4, 2),
+        (("machine.deepspeed=zero2",), 2, 1),
+        (("machine.deepspeed=zero3",), 2, 1),
+    ],
+    ids=str,
+)
+def test_several_processes_train_as_one_over_nccl(base: Path, method: str, options: tuple, count: int, machines: int):
+    if "deepspeed" in str(options):
+        pytest.importorskip("deepspeed")
+    if method == "full":
+        full(base)
+    always = ("training.batch_size=4", "adapter.lora_dropout=0", "training.learning_rate=1e-3")
+    stage("train", *always)
+    wanted = metrics(base)
+    forget_training(base)
+    processes(base, count, (*always, *options), machines)
+    found = metrics(base)
+    assert found["eval_loss_before"] == pytest.approx(wanted["eval_loss_before"], rel=1e-3)
+    assert found["eval_loss_after"] == pytest.approx(wanted["eval_loss_after"], rel=0.03)
 
 
 def test_a_step_never_waits_for_the_device(base: Path, tmp_path: Path):
@@ -161,25 +240,25 @@ def test_a_step_never_waits_for_the_device(base: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_that_was_interrupted_ends_with_the_same_bytes(base: Path, method: str):
+@pytest.mark.parametrize("strategy", ["", *SHARDED])
+def test_a_run_that_was_interrupted_ends_with_the_same_bytes(base: Path, method: str, strategy: str):
+    if strategy.startswith("zero"):
+        pytest.importorskip("deepspeed")
     if method == "full":
         full(base)
-    options = ("training.num_epochs=12", "training.learning_rate=1e-3", "tracking.save_steps=7")
-    stage("train", *options)
+    sharded = (*SHARDED[strategy], "machine.num_processes=1") if strategy else ()
+    options = ("training.num_epochs=12", "training.learning_rate=1e-3", "tracking.save_steps=7", *sharded)
+    subprocess.run(command("train", options), check=True)
     wanted = artifact_digest(base / "artifacts" / "adapter")
     losses = (base / "artifacts" / "plots" / "eval.csv").read_text()
-    shutil.rmtree(base / ".axolotl" / "runs")
-    shutil.rmtree(base / "artifacts" / "adapter")
-    words = [word for option in options for word in ("--set", option)]
-    command = [sys.executable, "-c", "from axolotl_core.cli.main import main; main()", "stage", "train", *words]
-    path = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": path})
+    forget_training(base)
+    process = subprocess.Popen(command("train", options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while process.poll() is None and not any(base.glob(".axolotl/runs/*/step-*")):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     told = process.communicate()[0]
     assert process.returncode == 75, told
-    stage("train", *options)
+    subprocess.run(command("train", options), check=True)
     assert (base / "artifacts" / "plots" / "eval.csv").read_text() == losses
     assert artifact_digest(base / "artifacts" / "adapter") == wanted
 
@@ -196,7 +275,7 @@ def test_every_kind_that_fits_equals_eager(family: str, kind: str):
         model = small_model(config_of(family, head_dim=64), kind, device, dtype)
         assert model is not None
         model.config.use_cache = False
-        self_test(model, ForwardSpec(), autocast, backward=True)
+        self_test(model, ForwardSpec(packing_support(model.config).method or "positions"), autocast, backward=True)
 
 
 @pytest.mark.parametrize("table", [LAYERS, LOSSES])

@@ -25,6 +25,7 @@ from axolotl_core.models.weights import INDEX, SINGLE
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.model import Model
 from axolotl_core.sources import outside
+from tests.attention import families
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {
@@ -39,6 +40,7 @@ SHAPES = {
     "gptj": {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
     "falcon": SMALL | {"alibi": False, "new_decoder_architecture": False},
     "mpt": {"vocab_size": 64, "d_model": 32, "n_layers": 2, "n_heads": 4},
+    "gpt_oss": SMALL | families.FAMILIES["gpt_oss"] | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8},
 }
 
 
@@ -63,7 +65,9 @@ def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: 
     config = transformers.AutoConfig.for_model(family, **SHAPES[family])
     need = need_of(config, torch.device("cpu"), torch.float32, packed=True)
     if why_not(attention, need) is not None:
-        assert family in ("gptj", "mpt", "falcon", "stablelm"), "what passes arguments on to its attention has every kind of a CPU"
+        assert family in ("gptj", "mpt", "falcon", "stablelm", "gpt_oss"), (
+            "what passes arguments on to its attention has every kind of a CPU"
+        )
         return
     model = random_model(family, attention)
     how = ForwardSpec(packing_support(model.config).method)

@@ -24,5 +24,5 @@ def fits(need: Need) -> str | None:
 
 
 def inputs(laid: Laid) -> dict[str, Any]:
-    """Nothing but positions."""
-    return {}
+    """As eager, a mask of blocks."""
+    return laid.mask_kwargs()

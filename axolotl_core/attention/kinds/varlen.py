@@ -133,10 +133,9 @@ def _flash(
 def _in_fixed_order(out: Tensor) -> None:
     """Let the kernel's backward pass add up in a fixed order, so that a resumed run ends with the same bytes; warn_only would let it off.
 
-    Not within torch.compile, where the backward pass is another node.
+    Not within torch.compile, where the backward pass is another node, which was compiled for one of the two.
     """
-    node = out.grad_fn
-    if node is None or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or (node := out.grad_fn) is None:
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     node.register_prehook(lambda *_: torch.use_deterministic_algorithms(True))
