@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from axolotl_core.cli.project import graph_of
 from axolotl_core.params.load import load
@@ -140,6 +142,21 @@ def test_no_code_of_a_model_repository_is_run():
             if name.endswith((".from_pretrained", ".from_config")) and not name.startswith("Peft"):
                 said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
                 assert said.get("trust_remote_code") == "False", f"{module}: {name}"
+
+
+def test_every_package_that_is_pinned_is_for_every_python_that_pyproject_allows():
+    """Debian's 3.11.2 among them."""
+    least = SpecifierSet(tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["requires-python"])
+    assert least == SpecifierSet(">=3.11")
+    pinned = [line.split("==")[0] for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line]
+    needs = {}
+    for name in pinned:
+        try:
+            needs[name] = metadata(name)["Requires-Python"] or ""
+        except PackageNotFoundError:
+            continue  # of an extra that is not installed here
+    assert len(needs) > 100
+    assert {name: need for name, need in needs.items() if not SpecifierSet(need).contains("3.11.0")} == {}
 
 
 def test_dvc_yaml_equals_the_stage_table():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from axolotl_core.errors import MachineError
@@ -10,9 +11,19 @@ from axolotl_core.models.forward import unwrap
 
 
 def layers(model: Any, wanted: Sequence[str] = ()) -> list[tuple[str, nn.Module]]:
-    """(name, module), the inner before the outer. wanted: names of classes, unset: the model's own. Raises MachineError."""
-    names = set(class_names(model, wanted))
-    return [(name, module) for name, module in model.named_modules() if type(module).__name__ in names][::-1]
+    """(name, module), the inner before the outer. wanted: names of classes, unset: the model's own. Raises MachineError.
+
+    A module with an adapter beside it is gathered with that: DoRA computes with the weights of both, and not with what the modules give.
+    """
+    names, found, adapted = set(class_names(model, wanted)), [], ""
+    for name, module in model.named_modules():
+        if adapted and name.startswith(adapted):
+            continue
+        is_adapted = isinstance(module, BaseTunerLayer)
+        adapted = f"{name}." if is_adapted else ""
+        if type(module.get_base_layer() if is_adapted else module).__name__ in names:
+            found.append((name, module))
+    return found[::-1]
 
 
 def class_names(model: Any, wanted: Sequence[str]) -> Sequence[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from safetensors.torch import save_file
 
 from axolotl_core.adapters import lora
 from axolotl_core.checkpoints import store
@@ -82,20 +83,32 @@ def on_machines_of(processes: int, job: Callable[..., Any], *arguments: Any) -> 
         return job(*arguments)
 
 
-def save_adapter(folder: Path, adapter: Adapter, out: Path) -> None:
-    """Of a model of the folder, as if it was trained."""
+def save_adapter(folder: Path, adapter: Adapter, out: Path, vocabulary: int = 0) -> None:
+    """Of a model of the folder, as if it was trained; with embeddings of that many rows, as peft adds them to an adapter's file."""
     torch.manual_seed(1)
-    model = lora.attach(load_on_cpu(folder), adapter)
+    base = load_on_cpu(folder)
+    if vocabulary:
+        base.resize_token_embeddings(vocabulary)
+    model = lora.attach(base, adapter)
     trained = {name: p.data.add_(torch.randn_like(p), alpha=0.05) for name, p in model.named_parameters() if p.requires_grad}
     out.mkdir()
-    lora.save(model, out, str(folder), trained)
+    if vocabulary:
+        model.save_pretrained(out, save_embedding_layers=True)
+    else:
+        lora.save(model, out, str(folder), trained)
 
 
 def train(
-    folder: Path, machine: dict, adapter: Adapter, training: Training, steps: int = 3, initial_adapter: Path | None = None
+    folder: Path,
+    machine: dict,
+    adapter: Adapter,
+    training: Training,
+    steps: int = 3,
+    initial_adapter: Path | None = None,
+    vocabulary: int = 0,
 ) -> tuple[list[float], dict[str, Any]]:
     """Losses of some steps, and the trained weights after them, on rank 0."""
-    strategy, _ = begun(folder, machine, adapter, training, initial_adapter=initial_adapter)
+    strategy, _ = begun(folder, machine, adapter, training, vocabulary, initial_adapter=initial_adapter)
     rows, losses = source(LENGTHS), []
     for step in range(1, steps + 1):
         losses.append(train_step(strategy, rows, [0, 1, 2, 3], step=step, seed=0, micro_batch_size=1).result().loss)
@@ -166,6 +179,33 @@ def peak_of_writing(folder: Path, machine: dict, out: Path) -> int:
     peak = _memory("VmHWM") - before
     strategy.close()
     return peak
+
+
+def written_slowly(folder: Path, machine: dict, out: Path) -> list[str]:
+    """Files of a full model of which rank 0 writes the first one longer than a process waits for another."""
+    strategy, loaded = begun(folder, machine | {"ddp_timeout": 4}, Adapter(), Training())
+    out.mkdir(exist_ok=True)
+    with patch.object(conversion, "save_file", lambda *words, **named: (time.sleep(6), save_file(*words, **named))):
+        artifact.write(strategy, loaded.model, folder, out, "x", None, [source(LENGTHS).batch([0]).place(CPU)])
+    strategy.close()
+    return sorted(file.name for file in out.glob("*.safetensors"))
+
+
+def sharing(folder: Path, on_machine: list[int]) -> tuple[int, list[str]]:
+    """Over how many processes a model is sharded, and the notes, where so many are on each process's machine."""
+    with patch.dict(os.environ, LOCAL_WORLD_SIZE=str(on_machine[int(os.environ["RANK"])])):
+        strategy, _ = begun(folder, {"fsdp": True, "fsdp_config": {"sharding_strategy": "HYBRID_SHARD"}}, Adapter(), Training())
+    found = strategy.sharded_over, list(strategy.notes)
+    strategy.close()
+    return found
+
+
+def dies(rank: int) -> str:
+    """One of the processes ends, another waits for it."""
+    if int(os.environ["RANK"]) == rank:
+        os._exit(3)
+    time.sleep(600)
+    return "never said"
 
 
 def _memory(name: str) -> int:

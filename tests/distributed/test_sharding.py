@@ -1,6 +1,7 @@
 """Sharded models in groups of gloo processes: the same run as one process, without a process that holds the model."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,43 @@ def test_an_adapter_of_weights_that_no_process_has_yet(
         assert torch.allclose(got[name], weight, atol=1e-5 if dtype == torch.float32 else 2e-3), name
 
 
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_an_adapter_that_brings_embeddings_of_more_rows(two: Workers, tmp_path: Path, strategy: str):
+    """They are not trained, and not the base's either."""
+    folder, given = small(tmp_path / "base"), tmp_path / "given"
+    adapter = jobs.LORA.model_copy(update={"lora_dropout": 0.0})
+    jobs.save_adapter(folder, adapter, given, vocabulary=544)
+    job = (adapter, Training(), 3, given, 544)
+    losses, weights = jobs.train(folder, {}, *job)
+    (got_losses, got), _ = two.run(jobs.train, folder, SHARDED[strategy], *job)
+    assert got_losses == pytest.approx(losses, rel=1e-4)
+    assert all(torch.allclose(got[name], weight, atol=1e-5) for name, weight in weights.items())
+
+
+def test_dora_where_the_linear_modules_themselves_are_sharded(two: Workers, tmp_path: Path):
+    folder = small(tmp_path)
+    job = (jobs.LORA.model_copy(update={"peft_use_dora": True, "lora_dropout": 0.0}), Training())
+    losses, weights = jobs.train(folder, {}, *job)
+    settings = {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": "Linear"}}
+    got_losses, got = two.run(jobs.train, folder, settings, *job)[0]
+    assert got_losses == pytest.approx(losses, rel=1e-4)
+    assert all(torch.allclose(got[name], weight, atol=1e-5) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_a_base_of_fp8_is_not_sharded_without_its_scales(tmp_path: Path, strategy: str):
+    folder = small(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(AssertionError, match=r"its weights are quantised \(fp8\)"):
+        Workers(1).run(jobs.filled, folder, SHARDED[strategy], FULL, 0)
+
+
+@pytest.mark.parametrize("settings", [{}, SHARDED["fsdp"]], ids=["ddp", "fsdp"])
+def test_the_others_wait_while_rank_0_writes(two: Workers, tmp_path: Path, settings: dict):
+    assert two.run(jobs.written_slowly, small(tmp_path / "base"), settings, tmp_path / "out") == [["model.safetensors"]] * 2
+
+
 @pytest.mark.parametrize("settings", [{"fsdp": ["shard_grad_op"]}, {"fsdp": True, "fsdp_config": {"offload_params": True}}])
 def test_every_setting_trains_to_the_same_weights(four: Workers, tmp_path: Path, settings: dict):
     folder = small(tmp_path)
@@ -118,6 +156,21 @@ def test_machines_that_have_a_model_each(two: Workers, four: Workers, tmp_path: 
     for got_losses, got in (same, other):
         assert begun[0][0] + got_losses == pytest.approx(losses, rel=1e-4)
         assert all(torch.allclose(got[name], weight, atol=1e-5) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("on_machine", [[2, 2, 1, 1], [3, 3, 3, 1], [1, 1, 1, 1]], ids=str)
+def test_machines_of_unlike_numbers_of_processes_share_one_model(four: Workers, tmp_path: Path, on_machine: list[int]):
+    for sharded_over, (note,) in four.run(jobs.sharing, small(tmp_path), on_machine):
+        assert sharded_over == 4
+        assert "HYBRID_SHARD requires as many processes on each machine" in note
+
+
+def test_a_process_that_dies_is_told_and_made_again():
+    workers = Workers(2)
+    with pytest.raises(AssertionError, match="rank 1: it ended without an answer"):
+        workers.run(jobs.dies, 1)
+    assert workers.run(os.getenv, "RANK") == ["0", "1"]
+    workers.close()
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
+    DeepseekV4Config,
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
@@ -41,6 +42,8 @@ SIZE: dict[str, Any] = {
 }
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+COMPRESSED = {"head_dim": 16, "q_lora_rank": 16, "o_lora_rank": 16, "o_groups": 2, "partial_rotary_factor": 0.5}
+COMPRESSED |= {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 2}
 FAMILIES = {
     "llama": LlamaConfig(**SIZE),
     "gpt2": GPT2Config(vocab_size=128, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
@@ -51,6 +54,15 @@ FAMILIES = {
     "olmoe": OlmoeConfig(**SIZE, num_experts=4, num_experts_per_tok=2),
     "granitemoe": GraniteMoeConfig(**SIZE, num_local_experts=4, num_experts_per_tok=2),
     "gpt_oss": GptOssConfig(**SIZE, num_local_experts=4, num_experts_per_tok=2, head_dim=8),
+    "deepseek_v4": DeepseekV4Config(
+        **SIZE | {"num_key_value_heads": 1, "num_hidden_layers": 3},
+        **EXPERTS,
+        **COMPRESSED,
+        n_routed_experts=4,
+        num_nextn_predict_layers=0,
+        layer_types=["heavily_compressed_attention", "compressed_sparse_attention", "compressed_sparse_attention"],
+        mlp_layer_types=["hash_moe", "moe", "moe"],
+    ),
     "deepseek_v3": DeepseekV3Config(
         **SIZE, **EXPERTS, **LATENT, n_routed_experts=4, n_group=1, topk_group=1, first_k_dense_replace=1, num_nextn_predict_layers=0
     ),
