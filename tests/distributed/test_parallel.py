@@ -39,8 +39,7 @@ def words(options: dict[str, str]) -> list[str]:
 
 def started(project: Path, kind: str, processes: int = 2) -> subprocess.Popen:
     command = [*MAIN, "train", *words(LONG | SETTINGS[kind]), "--set", f"machine.num_processes={processes}"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finished(project: Path, kind: str, processes: int = 2) -> str:
