@@ -14,14 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from axolotl_core.errors import ModelError, one_line
+from axolotl_core.models.family import of_family
 from axolotl_core.params.adapter import Adapter
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-
-
-OTHER_NAMES = {"mlp_up": "up_proj", "mlp_down": "down_proj"}
-"""Name of a module in a repository's own code (replit-code-v1) → its name in transformers."""
 
 
 def attach(
@@ -79,7 +76,8 @@ def cast_saved_modules(attached: Any, dtype: torch.dtype) -> None:
 def _renamed(model: Any, adapter: Adapter, tell: Callable[[str], None]) -> Adapter:
     requested = adapter.lora_target_modules
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    others = {name: OTHER_NAMES[name] for name in requested if name not in names and OTHER_NAMES.get(name) in names}
+    known = of_family(model.config, "LORA_NAMES", {})
+    others = {name: known[name] for name in requested if name not in names and name in known}
     if isinstance(requested, str) or not others:
         return adapter
     tell(f"adapter.lora_target_modules: {', '.join(f'{old} is {new} in transformers' for old, new in others.items())}")
@@ -136,7 +134,8 @@ def _same_settings(config: Any, adapter: Adapter) -> None:
 def check_names(model: Any, adapter: Adapter) -> None:
     """Raises ModelError for a module that params.yaml names and the model has not, or shares."""
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    listed = [OTHER_NAMES[name] if name not in names and OTHER_NAMES.get(name) in names else name for name in _listed(model, adapter)]
+    others = of_family(model.config, "LORA_NAMES", {})
+    listed = [name if name in names else others.get(name, name) for name in _listed(model, adapter)]
     for option, wanted in (("lora_target_modules", listed), ("lora_modules_to_save", adapter.lora_modules_to_save)):
         for name in wanted:
             if name.rpartition(".")[2] not in names:

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from axolotl_core import lookup
-
-FAMILIES = "axolotl_core.models.families"
+from axolotl_core.models.family import of_family
 
 
 @dataclass(frozen=True)
@@ -21,11 +19,10 @@ class PackingSupport:
 
 
 def packing_support(config: Any) -> PackingSupport:
-    """What the family's file says; a family without a file is taken by its positions and left to the self-test.
+    """What the family's file says; a family without one is taken by its positions and left to the self-test.
 
     config: a transformers config, or anything with the attributes of config.json.
     """
-    if config.model_type not in lookup.names(FAMILIES):
-        return PackingSupport("positions")
-    found: PackingSupport = lookup.find(FAMILIES, config.model_type, "family").packs(config)
+    packs = of_family(config, "packs", lambda _: PackingSupport("positions"))
+    found: PackingSupport = packs(config)
     return found

@@ -16,9 +16,10 @@ from axolotl_core.attention.choose import KINDS, why_not
 from axolotl_core.attention.laid import block_mask
 from axolotl_core.errors import ModelError, ParamsError
 from axolotl_core.models import self_test as self_test_module
+from axolotl_core.models.family import FAMILIES
 from axolotl_core.models.forward import ForwardSpec, forward
 from axolotl_core.models.load import grow_embeddings, load_model, need_of
-from axolotl_core.models.packing import FAMILIES, packing_support
+from axolotl_core.models.packing import packing_support
 from axolotl_core.models.pin import left_out, open_pinned, pin_model
 from axolotl_core.models.self_test import TOLERANCE, _probe, self_test, small_model, splits
 from axolotl_core.models.weights import INDEX, SINGLE
@@ -54,8 +55,8 @@ def random_model(family: str, attention: str):
     return model.eval()
 
 
-def test_every_family_has_a_shape_here():
-    assert sorted(SHAPES) == lookup.names(FAMILIES)
+def test_every_family_with_a_file_has_a_shape_here():
+    assert set(lookup.names(FAMILIES)) <= SHAPES.keys()
 
 
 @torch.no_grad()

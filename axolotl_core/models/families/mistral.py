@@ -1,9 +1,0 @@
-"""mistral, also with a sliding window."""
-
-from typing import Any
-
-from axolotl_core.models.packing import PackingSupport
-
-
-def packs(config: Any) -> PackingSupport:
-    return PackingSupport("positions")
