@@ -15,3 +15,18 @@ def no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+@contextmanager
+def collected_by_hand() -> Iterator[None]:
+    """In this block nothing is collected but where gc.collect is called, and that looks only at what has come since the block began:
+    the half a million objects of the libraries take it 0.6 s each time."""
+    with no_garbage_collection():
+        before = gc.get_freeze_count()
+        if not before:
+            gc.freeze()
+        try:
+            yield
+        finally:
+            if not before:
+                gc.unfreeze()

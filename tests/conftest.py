@@ -1,5 +1,6 @@
 """Small real things: a tokenizer trained on a few lines, a random llama of 60 thousand weights, a project with both."""
 
+import gc
 import json
 import os
 import shutil
@@ -20,12 +21,25 @@ from tests import warm
 
 warm.install()
 MANY_TESTS = 100
+MANY_MODULES = 100
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Of a few tests those that ask for `axolotl` start it."""
     if len(session.items) >= MANY_TESTS:
         warm.start()
+
+
+_imported = 0
+
+
+def pytest_runtest_teardown() -> None:
+    """What is imported is never garbage, and to look through it takes half the time of a small training."""
+    global _imported
+    if len(sys.modules) > _imported + MANY_MODULES:
+        _imported = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 REPOSITORY = Path(__file__).parent.parent

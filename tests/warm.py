@@ -10,6 +10,7 @@ there is no server, the client is the command that a user has.
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -111,6 +112,7 @@ def serve(number: int, folder: str) -> None:
     """A fork for each client. number: of the socket; folder: with the clients."""
     for name in PRELOADED:
         __import__(name)
+    gc.freeze()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(fileno=number)

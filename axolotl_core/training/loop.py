@@ -24,7 +24,7 @@ from axolotl_core.checkpoints.store import BEST, Checkpoint, Snapshot
 from axolotl_core.distributed.optimizer_state import unwrap_optimizer
 from axolotl_core.distributed.strategy import States, Strategy
 from axolotl_core.errors import Interrupted, TrainError
-from axolotl_core.garbage import no_garbage_collection
+from axolotl_core.garbage import collected_by_hand
 from axolotl_core.models.flops import TrainingFlops
 from axolotl_core.optim.groups import reset_state, set_lr_and_betas
 from axolotl_core.optim.schedules import Schedule
@@ -95,7 +95,7 @@ class Loop:
             for note in notes:
                 self.tracker.print(note)
             self.tracker.pause()
-            with no_garbage_collection(), Signals(quiet=not self.strategy.main).listening() as self.signals:
+            with collected_by_hand(), Signals(quiet=not self.strategy.main).listening() as self.signals:
                 if self.evaluate and not self.log and not self._take_evaluation(0):
                     raise Interrupted("training was stopped before its first step; the same command starts it")
                 self.strategy.objective.train()

@@ -1,5 +1,6 @@
 """Processes that live for many tests and form a group anew for each: what takes time is not to train but to import torch."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -84,6 +85,8 @@ def _serve(pipe: Connection, rank: int, count: int) -> None:
             pipe.send((None, function(*arguments)))
         except BaseException:
             pipe.send((traceback.format_exc(), None))
+        if not gc.get_freeze_count():
+            gc.freeze()  # what the first job has imported
         if "deepspeed" in sys.modules:  # which remembers its group of processes
             from deepspeed.comm import comm
             from deepspeed.utils import groups

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import threading
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from axolotl_core.distributed.start import start_strategy
 from axolotl_core.distributed.strategy import Strategy
 from axolotl_core.errors import Interrupted, MachineError, TrainError
 from axolotl_core.evaluation.evaluate import evaluate
+from axolotl_core.garbage import collected_by_hand
 from axolotl_core.models.precision import Precision, choose
 from axolotl_core.objectives.cross_entropy import token_losses
 from axolotl_core.objectives.sft import Objective
@@ -127,6 +129,30 @@ def test_a_finite_update_is_that_of_torch(model, tmp_path: Path):
         plain.step()
         plain.zero_grad()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_garbage_collection_by_hand_looks_at_what_is_new_and_leaves_the_rest_as_it_was():
+    class Node:
+        pass
+
+    def cycle() -> weakref.ref:
+        node = Node()
+        vars(node)["itself"] = node
+        return weakref.ref(node)
+
+    was_on = gc.isenabled()
+    gc.unfreeze()
+    old = cycle()
+    with collected_by_hand():
+        new = cycle()
+        assert not gc.isenabled()
+        gc.collect()
+        assert old() is not None, "it was not looked at"
+        assert new() is None
+    gc.collect()
+    assert old() is None
+    assert (gc.isenabled(), gc.get_freeze_count()) == (was_on, 0)
+    gc.freeze()
 
 
 def test_garbage_is_collected_between_steps_alone(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
