@@ -1,6 +1,7 @@
 """What `axolotl check` can know of data, base model and machine from the files that are here, before anything runs."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,8 @@ from axolotl_core.stages.job import Project
 LOOKED_AT = 50
 """Rows of each dataset that are tried with its format."""
 GIB = 2**30
+OPTION = re.compile(r"([a-z]+\.[a-z_]+):? (.*)", re.DOTALL)
+"""A sentence that begins with an option."""
 STATE_BYTES = 12
 """Of a trained weight in a checkpoint: itself and two moments, in fp32."""
 
@@ -106,12 +109,12 @@ def model(project: Project, params: Params) -> Iterator[tuple[str, str]]:
 
     try:
         shape = model_on_meta(folder)
-        check_positions(shape, params.packing.sequence_len)
+        check_positions(shape, params.packing.sequence_len, params.model.rope_scaling)
         if params.adapter.adapter in ("lora", "qlora") and params.adapter.lora_model_dir is None:
             check_names(shape, params.adapter)
     except (ModelError, ParamsError) as error:
-        option, _, message = str(error).partition(": ")
-        yield (option, message) if message and "." in option and " " not in option else ("model.base_model", str(error))
+        found = OPTION.match(str(error))
+        yield (found[1], found[2]) if found else ("model.base_model", str(error))
 
 
 def attention(project: Project, params: Params) -> tuple[list[str], list[str]]:

@@ -84,7 +84,7 @@ PINNED = frozenset({"base_model", "model_revision"})
 """Options that say which files of a base model there are."""
 QUANTISED = frozenset({"load_in_8bit", "load_in_4bit", "gptq", "gptq_groupsize", "gptq_model_v1"})
 ROWS = frozenset({"resize_token_embeddings_to_32x"})
-FETCHED = PINNED | {"base_model_ignore_patterns", "model_type", "trust_remote_code"}
+FETCHED = PINNED | {"base_model_ignore_patterns", "model_type", "trust_remote_code", "rope_scaling"}
 
 STAGES = (
     Stage(

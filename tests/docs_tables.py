@@ -14,10 +14,12 @@ from axolotl_core import lookup
 from axolotl_core.cli.templates import shipped
 from axolotl_core.params.datasets import UserPrompt
 from axolotl_core.params.docs import docstrings
+from axolotl_core.params.model import RopeScaling
 from axolotl_core.params.params import SECTIONS
 from axolotl_core.params.section import Section, Supported
 from axolotl_core.prompts.resolve import FORMATS
 from axolotl_core.stages.graph import STAGES
+from tests.families import seen
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -60,7 +62,7 @@ def sections() -> str:
 
 
 def options() -> str:
-    kinds: dict[str, type[Section]] = {**SECTIONS, "datasets.NAME.type, as a mapping": UserPrompt}
+    kinds: dict[str, type[Section]] = {**SECTIONS, "model.rope_scaling": RopeScaling, "datasets.NAME.type, as a mapping": UserPrompt}
     return "\n\n".join(
         f"<details><summary><code>{name}</code></summary>\n\n| option | default | |\n|---|---|---|\n{_rows(kind)}\n\n</details>"
         for name, kind in kinds.items()
@@ -86,6 +88,19 @@ def _built(field: typing.Any) -> str:
     if mark is None:
         return ""
     return " *Not acted on yet.*" if not mark.values else ""
+
+
+def families() -> str:
+    """Types of models by what was seen of them (tests/test_families.py)."""
+    rows = {
+        "packed rows": [name for name, found in seen().items() if found["packed"]],
+        "a sample a row, packing is refused": [name for name, found in seen().items() if not found["packed"]],
+        "LoRA with `lora_dropout: 0` only, for its experts are one weight": [
+            name for name, found in seen().items() if not found["dropout"]
+        ],
+    }
+    shown = {told: ", ".join(name if " " in name else f"`{name}`" for name in names) for told, names in rows.items()}
+    return "\n".join(["| | `model_type` |", "|---|---|", *(f"| {told} | {names} |" for told, names in shown.items())])
 
 
 ERRORS = ("ParamsError", "DataError", "ArtifactError", "ModelError", "TrainError", "Interrupted", "MachineError")
@@ -121,7 +136,7 @@ def _shown(text: str) -> str:
 
 def filled(text: str) -> str:
     """A page with every generated part as it should be."""
-    for make in (pipelines, formats, sections, options, messages):
+    for make in (pipelines, formats, sections, options, families, messages):
         name = make.__name__
         text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, made=make: f"{m[1]}{made()}\n{m[2]}", text, flags=re.DOTALL)
     return text

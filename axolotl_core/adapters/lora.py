@@ -15,10 +15,14 @@ from safetensors.torch import save_file
 
 from axolotl_core.errors import ModelError, one_line
 from axolotl_core.models.family import of_family
+from axolotl_core.models.text import pattern
 from axolotl_core.params.adapter import Adapter
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+OF_MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Types whose kernels take the weights of out_proj past the module, which peft therefore refuses to update."""
+LAST_NAME = re.compile(r"[^.]+(\.\d+)*$")
 
 
 def attach(
@@ -96,6 +100,7 @@ def _fresh(model: Any, adapter: Adapter) -> PeftModel:
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
         target_modules=targets or None,
+        exclude_modules=pattern(model),
         modules_to_save=list(adapter.lora_modules_to_save) or None,
         ensure_weight_tying=bool(adapter.lora_modules_to_save) and tied(model),
         fan_in_fan_out=adapter.lora_fan_in_fan_out,
@@ -175,10 +180,15 @@ def tied(model: Any) -> bool:
 
 
 def linear(model: Any) -> set[str]:
-    """Last names of all linear modules but the output layer; Conv1D of GPT-2 is linear too, and so are quantised layers."""
+    """Last names of all linear modules but the output layer, of those in a list with the list's; Conv1D of GPT-2 is linear too, and so
+    are quantised layers."""
     output = model.get_output_embeddings()
     kinds = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
-    return {n.rpartition(".")[2] for n, m in model.named_modules() if type(m).__name__.endswith(kinds) and m is not output}
+    others = re.compile(pattern(model) or "")
+    modules = [(name, module) for name, module in model.named_modules() if not others.fullmatch(name)]
+    names = [name for name, module in modules if type(module).__name__.endswith(kinds) and module is not output]
+    unfit = {"out_proj"} if model.config.get_text_config().model_type in OF_MAMBA else set()
+    return {found[0] for name in names if (found := LAST_NAME.search(name))} - unfit
 
 
 def save(model: PeftModel, out: Path, base_model: str, weights: dict[str, Any]) -> None:

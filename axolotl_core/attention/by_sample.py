@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from axolotl_core.errors import ModelError
+
 
 def attend_by_sample(
     query_BHTD: Tensor,
@@ -56,8 +58,9 @@ def _window(length: int, window: int | None, device: torch.device) -> Tensor | N
 
 
 def attend_masked(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, **shaped: Any) -> Tensor:
-    """(B, T, H, D), for a kernel that was not told where samples end: replies, which have a mask."""
-    assert mask is not None, "models.forward says where samples end"
+    """(B, T, H, D), for a kernel that was not told where samples end: replies, which have a mask. Raises ModelError without one."""
+    if mask is None:
+        raise ModelError("the model does not pass on to its attention where samples end; set machine.sdp_attention: true")
     return attend(query_BHTD, key_BKSD, value_BKSD, mask=mask, **shaped).transpose(1, 2)
 
 

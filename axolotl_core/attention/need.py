@@ -14,7 +14,7 @@ class Need:
     """A model, where and in what it runs, and how rows are laid out.
 
     model_class: in transformers; config: its config. dtype: what queries, keys and values have. packed: rows hold several samples, which
-    the family keeps apart as `method` says (`models.packing`). requested: params.yaml names this backend.
+    the family keeps apart as `method` and `passes_on` say (`models.packing`). requested: params.yaml names this backend.
     """
 
     model_class: type
@@ -23,12 +23,14 @@ class Need:
     dtype: torch.dtype
     packed: bool
     method: Literal["positions", "layers", "mask"] | None
+    passes_on: bool = True
     requested: bool = False
 
     @property
     def by_interface(self) -> bool:
         """Whether attention goes through transformers' AttentionInterface, with whatever arguments the model is called with."""
-        return bool(getattr(self.model_class, "_supports_attention_backend", False)) and self.method in ("positions", "layers")
+        has_interface = bool(getattr(self.model_class, "_supports_attention_backend", False))
+        return has_interface and self.passes_on and self.method in ("positions", "layers")
 
     @property
     def not_by_interface(self) -> str:

@@ -197,7 +197,7 @@ def _gathered(parameter: nn.Parameter) -> Any:
 def plugin(settings: dict[str, Any], precision: Precision, max_grad_norm: float, model: Any) -> DeepSpeedPlugin:
     """accelerate's settings. Every `auto` of the file is replaced: bucket sizes by the model's width, as transformers does, the
     rest by params.yaml. Raises MachineError where the package is missing."""
-    width = model.config.hidden_size
+    width = model.config.get_text_config().hidden_size
     zero = dict(settings["zero_optimization"])
     sizes = {
         "reduce_bucket_size": width * width,

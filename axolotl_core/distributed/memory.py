@@ -116,7 +116,7 @@ def estimate(
     kept = kept_for_backward(model, forward, tokens)
     if recomputes:
         count = max(1, len(blocks))
-        kept = kept // count + count * tokens * unwrap(model).config.hidden_size * forward.itemsize
+        kept = kept // count + count * tokens * unwrap(model).config.get_text_config().hidden_size * forward.itemsize
     return Memory(
         weights,
         gradients,
@@ -140,7 +140,7 @@ def _numbers(module: nn.Module, *, trained: bool = False) -> int:
 
 
 def _logits(model: Any, tokens: int) -> int:
-    words = unwrap(model).config.vocab_size
+    words = unwrap(model).config.get_text_config().vocab_size
     rows = max(len(range(*chunk.indices(tokens))) for chunk in chunks(tokens, words, "cpu"))
     return LOGITS_AT_ONCE * rows * words * 4
 

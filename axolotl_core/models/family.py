@@ -13,6 +13,7 @@ def of_family(config: Any, part: str, usual: Any) -> Any:
     config: a transformers config, or anything with the attributes of config.json. Parts:
 
     packs(config) → `PackingSupport`: how the samples of a packed row are kept apart
+    ROUTING_JUMPS: whether its router cuts off at a threshold, so that roundings of 16 bits send a token elsewhere
     LORA_NAMES: name of a module in a repository's own code, as old params name it → its name in transformers
     """
     if config.model_type not in lookup.names(FAMILIES):

@@ -13,6 +13,7 @@ from axolotl_core.attention.need import Need
 from axolotl_core.errors import MachineError, ModelError, foreign, one_line
 from axolotl_core.models import quiet  # noqa: F401
 from axolotl_core.models.embeddings import grow_embeddings
+from axolotl_core.models.family import of_family
 from axolotl_core.models.forward import ForwardSpec, is_spread
 from axolotl_core.models.packing import packing_support
 from axolotl_core.models.quantize import keep_quantised, settings_of, untrue
@@ -101,7 +102,8 @@ def load_model(
     if small is not None:
         small.config.use_cache = False
         if packed:
-            self_test(small, spec, autocast, backward=True)
+            comparable = (autocast or small.dtype) == torch.float32 or not of_family(config, "ROUTING_JUMPS", False)
+            self_test(small, spec, autocast, eager=comparable, backward=True)
     if empty and small is not None:
         model = skeleton(weights, config, attention, need.dtype if dtype is None else dtype)
         model.config.use_cache = False
@@ -135,4 +137,5 @@ def need_of(config: Any, device: torch.device, dtype: torch.dtype | None, *, pac
     """What a model of this config needs of its attention. dtype: of the forward pass, None for that of the files."""
     stored = getattr(config, "dtype", None)
     dtype = dtype or (getattr(torch, stored) if isinstance(stored, str) else stored) or torch.float32
-    return Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, device, dtype, packed, packing_support(config).method)
+    support = packing_support(config)
+    return Need(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, device, dtype, packed, support.method, support.passes_on)

@@ -16,6 +16,8 @@ class PackingSupport:
 
     method: Literal["positions", "layers", "mask"] | None
     reason: str = ""
+    passes_on: bool = True
+    """Whether the model passes on to its attention where samples end, if transformers' interface of attention is what it has."""
 
 
 def packing_support(config: Any) -> PackingSupport:

@@ -24,6 +24,7 @@ from axolotl_core.artifacts import manifest
 from axolotl_core.artifacts.stats import StatCache
 from axolotl_core.errors import DataError, ModelError, foreign, one_line
 from axolotl_core.models import quiet  # noqa: F401
+from axolotl_core.models.positions import scale
 from axolotl_core.models.weights import INDEX, SINGLE, Weights, complete, indexed_files, load_on_cpu, other_files, save_model, weight_files
 from axolotl_core.params.model import Model
 from axolotl_core.sources.outside import CONFIG_FILES, WEIGHT_FILES
@@ -77,6 +78,8 @@ def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatC
             folder = out
     (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     config = config_of(out)
+    if model.rope_scaling:
+        scale(out, model.rope_scaling)
     AutoConfig.from_pretrained(out, trust_remote_code=False)
     if (other := other_class(model, out)) and not CAUSAL.fullmatch(model.model_type):
         raise ModelError(f"model.model_type is {model.model_type}, but {place.text} holds {other}; remove it")

@@ -37,6 +37,8 @@ def splits(model: Any, spec: ForwardSpec) -> bool:
     with _written_out(model, spec):  # other attention may want 16 bits, or another device than the weights are on now
         states = hidden(model, ids, positions, spec)
         logits = forward(model, ids, positions, spec)
+    if states.dtype != getattr(head, "weight", states).dtype:  # Mamba keeps its residuals in fp32
+        return False
     return states.shape[-1] == getattr(head, "in_features", None) and torch.equal(head(states), logits)
 
 
@@ -181,7 +183,7 @@ Sample = tuple[Tensor, Tensor]
 def _probe(model: Any) -> list[Sample]:
     """Three short samples, two of them of one length."""
     generator = torch.Generator().manual_seed(0)
-    ids = [torch.randint(unwrap(model).config.vocab_size, (1, n), generator=generator).to(model.device) for n in PROBE]
+    ids = [torch.randint(unwrap(model).config.get_text_config().vocab_size, (1, n), generator=generator).to(model.device) for n in PROBE]
     return [(one, torch.arange(one.shape[1], device=model.device)[None]) for one in ids]
 
 
@@ -198,7 +200,11 @@ def small_model(config: Any, attention: str, device: torch.device, dtype: torch.
     gets fewer heads, of the same size and as many to a key. None for a config that cannot be cut down: it is tested once its weights
     are loaded.
     """
-    config = copy.deepcopy(config)
+    whole = copy.deepcopy(config)
+    config = whole.get_text_config()
+    for other in (getattr(whole, name) for name in whole.sub_configs):
+        if other is not config and getattr(other, "num_hidden_layers", None):
+            other.num_hidden_layers = 1
     kinds = list(getattr(config, "layer_types", None) or ())
     layers = max(2, *(kinds.index(kind) + 1 for kind in kinds)) if kinds else 2
     small = {
@@ -220,7 +226,7 @@ def small_model(config: Any, attention: str, device: torch.device, dtype: torch.
         for name, value in small.items():
             if getattr(config, name, None) is not None:
                 setattr(config, name, value)
-        while _size(config) > MOST_PARAMETERS:
+        while _size(whole) > MOST_PARAMETERS:
             widths = {name: getattr(config, name, None) for name in WIDTHS}
             if not widths["hidden_size"] or any(width % 2 for width in widths.values() if width):
                 return None
@@ -230,7 +236,7 @@ def small_model(config: Any, attention: str, device: torch.device, dtype: torch.
         settings = {"attn_implementation": attention, "dtype": dtype or torch.float32}
         with torch.random.fork_rng(devices=[]), device:
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
+            model = AutoModelForCausalLM.from_config(whole, trust_remote_code=False, **settings)
             for parameter in model.parameters():  # so large that a leak shows
                 if parameter.ndim > 1:
                     torch.nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)

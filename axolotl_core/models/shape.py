@@ -9,6 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from axolotl_core.errors import ModelError, ParamsError, foreign
+from axolotl_core.models.positions import longest
+from axolotl_core.params.model import RopeScaling
 
 
 def model_on_meta(folder: Path) -> Any:
@@ -19,18 +21,29 @@ def model_on_meta(folder: Path) -> Any:
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def check_positions(model: Any, sequence_len: int) -> None:
-    """Raises ParamsError where rows are longer than the table of learned positions (GPT-2, OPT), which has no row for more."""
+def check_positions(model: Any, sequence_len: int, scaling: RopeScaling | None = None) -> None:
+    """Raises ParamsError where rows are longer than the model's positions: a table of learned (GPT-2, OPT) or sinusoidal ones (GPT-J) has
+    no row for more, and rotary ones were never trained there.
+
+    scaling: of rotary positions, that the config has not yet.
+    """
+    kind, last = type(model).__name__, longest(model.config, scaling)
+    if last is not None and sequence_len > last:
+        factor = -(-sequence_len // last) * (scaling.factor if scaling else 1)
+        raise ParamsError(
+            f"packing.sequence_len is {sequence_len}, but {kind} has rotary positions for {last} tokens; set it to {last} or less, or "
+            f"model.rope_scaling: {{rope_type: yarn, factor: {factor:g}}}"
+        )
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None or sequence_len <= limit:
         return
     words = model.get_input_embeddings()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and module is not words and limit <= module.num_embeddings <= limit + 8:  # OPT has two more
-            raise ParamsError(
-                f"packing.sequence_len is {sequence_len}, but {type(model).__name__} has {limit} learned positions ({name}); "
-                f"set it to {limit} or less"
-            )
+    tables = {name: len(m.weight) for name, m in model.named_modules() if isinstance(m, nn.Embedding) and m is not words}
+    tables |= {name: len(buffer) for name, buffer in model.named_buffers() if buffer.ndim == 2}
+    if found := [name for name, rows in tables.items() if limit <= rows <= limit + 8]:  # OPT has two more
+        raise ParamsError(
+            f"packing.sequence_len is {sequence_len}, but {kind} has a table of {limit} positions ({found[0]}); set it to {limit} or less"
+        )
 
 
 def check_new_tokens(model: Any, new: Sequence[str], trained: Collection[str]) -> None:
@@ -43,7 +56,7 @@ def check_new_tokens(model: Any, new: Sequence[str], trained: Collection[str]) -
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
     needed = [names[id(words)]]
-    if head is not None and not model.config.tie_word_embeddings:
+    if head is not None and not model.config.get_text_config().tie_word_embeddings:
         needed.append(names[id(head)])
     if missing := [name for name in needed if name not in trained]:
         shown = ", ".join(f"'{token}'" for token in new[:3]) + (", …" if new[3:] else "")

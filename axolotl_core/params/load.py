@@ -17,6 +17,7 @@ from axolotl_core.params.datasets import UserPrompt
 from axolotl_core.params.document import Document, Where, read, scalar
 from axolotl_core.params.flat.sectioned import rename_in_datasets, replace_removed_optimizer, with_names
 from axolotl_core.params.flat.translate import PER_PROCESS, batch_of, countable, is_flat, place_of, translate, what_became_of
+from axolotl_core.params.model import RopeScaling
 from axolotl_core.params.params import SECTIONS, Params, section_of
 from axolotl_core.params.section import Section, acted_on, is_secret, show
 
@@ -185,6 +186,8 @@ def _nearest_option(where: Where) -> str:
     own = list(kind.model_fields) if kind else []
     if where[0] == "datasets" and len(where) > 3:
         own = list(UserPrompt.model_fields)
+    elif where[:2] == ("model", "rope_scaling"):
+        own = list(RopeScaling.model_fields)
     elif option in section_of():
         return f"; it belongs into the section '{section_of()[option]}'"
     return what_became_of(option) or nearest(option, own) or nearest(option, section_of())

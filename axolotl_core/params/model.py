@@ -1,11 +1,35 @@
 """`model`: the base model. An edit re-runs at most fetch-model and fetch-tokenizer (both small) and train onward."""
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from axolotl_core.params.conflict import Conflict
 from axolotl_core.params.section import Section, Supported
+
+
+class RopeScaling(Section):
+    """`rope_scaling:` as a mapping (models/positions.py reads it)."""
+
+    rope_type: Annotated[Literal["linear", "dynamic", "yarn", "llama3"], Field(validation_alias=AliasChoices("rope_type", "type"))]
+    """Also `type`. `linear` divides positions by the factor; `dynamic` turns slower in rows longer than the base's; `yarn` and `llama3`
+    (Llama 3.1) slow down long waves alone, and say in the exported config how long rows may be now."""
+    factor: Annotated[float, Field(ge=1)]
+    """How many times longer rows may be than the base was trained on."""
+    original_max_position_embeddings: Annotated[int, Field(ge=1)] | None = None
+    """Tokens that the base was trained on (yarn, llama3); unset: what its config says."""
+    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    """Base of the rotations; unset: the model's."""
+    attention_factor: Annotated[float, Field(gt=0)] | None = None
+    """yarn: what scores are multiplied by; unset: 0.1 ln(factor) + 1."""
+    beta_fast: Annotated[float, Field(gt=0)] | None = None
+    """yarn: turns in the trained length from which a wave is left as it is; unset: 32."""
+    beta_slow: Annotated[float, Field(gt=0)] | None = None
+    """yarn: turns up to which a wave is stretched by all of the factor; unset: 1."""
+    low_freq_factor: Annotated[float, Field(gt=0)] | None = None
+    """llama3: trained length over the wavelength from which waves are stretched by all of the factor; unset: 1."""
+    high_freq_factor: Annotated[float, Field(gt=0)] | None = None
+    """llama3: the same, up to which they are left as they are; unset: 4."""
 
 
 class Model(Section):
@@ -25,8 +49,8 @@ class Model(Section):
     """No code of a model's repository is run, whatever this says: transformers has a class of its own for nearly all families."""
     resize_token_embeddings_to_32x: bool = False
     """Grow the embeddings to a multiple of 32 rows."""
-    rope_scaling: Annotated[dict[str, Any] | None, Supported()] = None
-    """`{type: linear | dynamic, factor: 2.0}`."""
+    rope_scaling: RopeScaling | None = None
+    """Other rotary positions than the base's, for longer rows, as a mapping: `{rope_type: yarn, factor: 4.0}`."""
     xpos_rope: Annotated[bool, Supported()] = False
     """xPos rotary embedding."""
     landmark_attention: Annotated[bool, Supported()] = False

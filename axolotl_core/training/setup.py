@@ -25,6 +25,7 @@ from axolotl_core.models.precision import Precision
 from axolotl_core.models.self_test import difference, self_test
 from axolotl_core.models.shape import check_new_tokens, check_positions, model_on_meta
 from axolotl_core.models.skeleton import BaseWeights
+from axolotl_core.models.text import freeze_others, other_parts
 from axolotl_core.objectives.cross_entropy import Kernel, chunk_body, head_of, kernel_difference, loss_and_slope
 from axolotl_core.params.adapter import Adapter
 from axolotl_core.params.machine import Machine
@@ -62,9 +63,9 @@ class Ready:
 
 
 def check_shape(base: Path, data: Data, adapter: Adapter, initial_adapter: Path | None) -> Any:
-    """What the base's config alone says: learned positions, and whether new tokens are trained; the model on the meta device.
+    """What the base's config alone says: how long rows may be, and whether new tokens are trained; the model on the meta device.
 
-    Raises ParamsError for rows longer than learned positions and for new tokens that nothing trains.
+    Raises ParamsError for rows longer than its positions and for new tokens that nothing trains.
     """
     shape = model_on_meta(base)
     check_positions(shape, data.train.sequence_len)
@@ -100,6 +101,10 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
     notes = [*loaded.notes, *unmet(machine, loaded.need), *replace_layers(loaded.model, machine, loaded.need, changed)]
     seed_everything(training.seed)
     model = loaded.model if full else with_adapter(loaded, adapter, precision, initial_adapter, notes.append)
+    if parts := other_parts(loaded.model):
+        notes.append(f"the text part is trained; {', '.join(parts)} stay as they are, and are exported with it")
+        if full:
+            freeze_others(model)
     if training.unfrozen_parameters:
         unfreeze(model, training.unfrozen_parameters)
     if machine.gradient_checkpointing:

@@ -41,6 +41,8 @@ SHAPES = {
     "gptj": {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
     "falcon": SMALL | {"alibi": False, "new_decoder_architecture": False},
     "mpt": {"vocab_size": 64, "d_model": 32, "n_layers": 2, "n_heads": 4},
+    "nemotron": SMALL | {"intermediate_size": 48, "num_key_value_heads": 2},
+    "phimoe": SMALL | {"intermediate_size": 48, "num_key_value_heads": 2, "num_local_experts": 4},
     "gpt_oss": SMALL | families.FAMILIES["gpt_oss"] | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8},
 }
 
@@ -66,7 +68,7 @@ def test_packed_logits_equal_those_of_the_samples_apart(family: str, attention: 
     config = transformers.AutoConfig.for_model(family, **SHAPES[family])
     need = need_of(config, torch.device("cpu"), torch.float32, packed=True)
     if why_not(attention, need) is not None:
-        assert family in ("gptj", "mpt", "falcon", "stablelm", "gpt_oss"), (
+        assert family in ("gptj", "mpt", "falcon", "stablelm", "gpt_oss", "nemotron"), (
             "what passes arguments on to its attention has every kind of a CPU"
         )
         return
@@ -269,9 +271,13 @@ def test_a_wide_model_is_tried_with_fewer_heads(monkeypatch: pytest.MonkeyPatch,
         assert small(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
 
 
-def test_a_model_of_text_and_images_cannot_be_made_smaller():
-    config = transformers.Gemma3Config(vision_config={"num_hidden_layers": 1})
-    assert small_model(config, "eager", torch.device("cpu")) is None
+def test_a_small_model_of_text_and_images_is_small_in_each_part():
+    config = transformers.Gemma3Config(vision_config={"num_hidden_layers": 20})
+    small = small_model(config, "eager", torch.device("cpu"))
+    assert small.config.vision_config.num_hidden_layers == 1
+    assert small.config.text_config.vocab_size == 128
+    assert set(small.config.text_config.layer_types) == {"sliding_attention", "full_attention"}
+    assert config.vision_config.num_hidden_layers == 20
 
 
 def test_a_small_model_keeps_every_kind_of_layer():

@@ -282,7 +282,7 @@ def test_the_chat_template_of_the_file_is_that_of_its_conversations(tmp_path: Pa
         ("processor_type: AutoProcessor", "images and sound"),
         ("qat: {weight_dtype: int8}", "quantised forward pass"),
         ("kd_alpha: 0.9", "distillation"),
-        ("rope_scaling: {type: linear, factor: 2.0}", "other positions"),
+        ("xpos_rope: true", "other positions"),
         ("plugins: [axolotl.integrations.spectrum.SpectrumPlugin]", "part of the layers"),
         ("optimizer: muon", "muon is not built"),
         ("llmcompressor: {recipe: {}}", "pruned or compressed"),

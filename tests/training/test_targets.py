@@ -86,7 +86,7 @@ def test_rows_longer_than_learned_positions_are_refused(project: Path):
     AutoModelForCausalLM.from_config(config).save_pretrained(project / "model")
     tokenizer.save_pretrained(project / "model")
     edit(project / "params.yaml", "  lora_target_linear: true\n", "  lora_target_modules: [c_attn]\n")
-    with pytest.raises(ParamsError, match=r"packing.sequence_len is 128, but GPT2LMHeadModel has 100 learned positions .*set it to 100 or"):
+    with pytest.raises(ParamsError, match=r"packing.sequence_len is 128, but GPT2LMHeadModel has a table of 100 positions .*to 100 or"):
         stage("train")
     stage("train", "packing.sequence_len=100", "training.max_steps=2")
     with pytest.raises(ParamsError):

@@ -146,7 +146,7 @@ LEFT_OUT: Mapping[str, str] = {
     r"diffusion|diffusion_.*|block_diffusion.*": "diffusion language models are not built",
     r"use_eaft|eaft_.*|use_dynamic_finetuning|use_dft|dft_.*|chunked_cross_entropy.*|z_loss.*|label_smoothing.*|"
     r"channel_loss.*": LOSS,
-    r"xpos_rope|landmark_attention|rope_.*|use_pose|pose_.*|s2_attention|overrides_of_model_kwargs|use_yarn|yarn_.*": POSITIONS,
+    r"xpos_rope|landmark_attention|rope_(?!scaling$).*|use_pose|pose_.*|s2_attention|overrides_of_model_kwargs|use_yarn|yarn_.*": POSITIONS,
     r"overrides_of_model_config|model_config|cls_model_config|config_overrides|model_kwargs": "changing the base's config is not built",
     r"reinit_weights|init_from_scratch|shrink_embeddings|mean_resizing_embeddings|added_tokens_overrides|fix_untrained_tokens|"
     r"tokenizer_use_mistral_common|aux_loss_.*|router_aux_.*|moe_aux_.*|aux_free_.*|load_balancing_.*": NEW_WEIGHTS,
