@@ -22,6 +22,7 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 OF_MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 """Types whose kernels take the weights of out_proj past the module, which peft therefore refuses to update."""
+PATTERNS = ("lora_rank_pattern", "lora_alpha_pattern")
 LAST_NAME = re.compile(r"[^.]+(\.\d+)*$")
 
 
@@ -101,6 +102,9 @@ def _fresh(model: Any, adapter: Adapter) -> PeftModel:
         lora_dropout=adapter.lora_dropout,
         target_modules=targets or None,
         exclude_modules=pattern(model),
+        rank_pattern=dict(adapter.lora_rank_pattern),
+        alpha_pattern=dict(adapter.lora_alpha_pattern),
+        layers_to_transform=list(adapter.peft_layers_to_transform) or None,
         modules_to_save=list(adapter.lora_modules_to_save) or None,
         ensure_weight_tying=bool(adapter.lora_modules_to_save) and tied(model),
         fan_in_fan_out=adapter.lora_fan_in_fan_out,
@@ -109,16 +113,45 @@ def _fresh(model: Any, adapter: Adapter) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
+    _check_layers(model, adapter)
     try:
-        return get_peft_model(model, config)
+        attached = get_peft_model(model, config)
     except ValueError as error:
         dropout = "lora_dropout" in str(error)  # updates of the experts of a mixture cannot have it
         remedy = "set lora_dropout: 0" if dropout else "set lora_target_linear: true or lora_target_modules"
         raise ModelError(f"adapter: {' '.join(str(error).split())}; {remedy}") from None
+    _check_patterns(attached, adapter)
+    return attached
+
+
+def _check_layers(model: Any, adapter: Adapter) -> None:
+    """Raises ModelError for a layer that the model has not, and for a pattern that is no regular expression."""
+    for option in PATTERNS:
+        for text in getattr(adapter, option):
+            try:
+                re.compile(text)
+            except re.error as error:
+                raise ModelError(f"adapter.{option}: '{text}' is not a regular expression: {error}") from None
+    if not adapter.peft_layers_to_transform:
+        return
+    count = model.config.get_text_config().num_hidden_layers
+    if beyond := [number for number in adapter.peft_layers_to_transform if number >= count]:
+        raise ModelError(f"adapter.peft_layers_to_transform: there is no layer {beyond[0]}; the model has those from 0 to {count - 1}")
+
+
+def _check_patterns(attached: PeftModel, adapter: Adapter) -> None:
+    """Raises ModelError for a pattern of no module with an update, which peft passes over."""
+    names = list(layers(attached))
+    for option in PATTERNS:
+        for text in getattr(adapter, option):
+            if not any(re.match(rf"(.*\.)?({text})$", name) for name in names):
+                raise ModelError(f"adapter.{option}: '{text}' is the end of no module with an update; one is called {names[0]}")
 
 
 SETTINGS = {
     "lora_r": "r",
+    "lora_rank_pattern": "rank_pattern",
+    "lora_alpha_pattern": "alpha_pattern",
     "lora_alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
     "peft_use_dora": "use_dora",

@@ -30,6 +30,12 @@ class Adapter(Section):
     """Every linear module but the output layer."""
     lora_modules_to_save: list[str] = []
     """Modules trained in full beside the updates, embeddings for instance when tokens were added."""
+    lora_rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Other ranks than lora_r: the end of a module's name, or a regular expression for it → rank."""
+    lora_alpha_pattern: dict[str, Annotated[float | int, Field(gt=0)]] = {}
+    """The same for lora_alpha."""
+    peft_layers_to_transform: list[Annotated[int, Field(ge=0)]] = []
+    """Numbers of the decoder layers that get updates, from 0; empty: all."""
     lora_fan_in_fan_out: bool = False
     """The weights lie transposed (Conv1D of GPT-2); peft sees to it by itself."""
     peft_use_dora: bool = False
@@ -69,6 +75,11 @@ CONFLICTS = (
         "lora_target_linear",
         lambda a: isinstance(a.lora_target_modules, str) and a.lora_target_linear and not _is_name(a),
         "lora_target_linear is set beside a regular expression in lora_target_modules; remove one",
+    ),
+    Conflict(
+        "peft_layers_to_transform",
+        lambda a: isinstance(a.lora_target_modules, str) and bool(a.peft_layers_to_transform) and not _is_name(a),
+        "peft_layers_to_transform is set beside a regular expression in lora_target_modules, which can name the layers itself; remove one",
     ),
     Conflict(
         "{option}",

@@ -153,8 +153,8 @@ LEFT_OUT: Mapping[str, str] = {
     r"embedding_lr|embedding_lr_scale|lr_groups|optim_.*|adam_beta3|adam_epsilon2|eta_min|dion_.*|muon_.*|galore_.*|apollo_.*|"
     r"rank_fraction|flash_optim|flash_optimizer.*|use_flash_?optim|use_flash_?optimizer.*|master_weight_bits": OPTIMIZER,
     r"cosine_constant_lr_ratio|jagged_restart_anneal_steps": "the end or the restart of the schedule in this form is not built",
-    r"peft|peft_init_lora_weights|peft_layers_.*|peft_layer_replication|peft_trainable_token_indices|lora_target_parameters|"
-    r"lora_rank_pattern|lora_alpha_pattern|lora_bias|ia3_.*|peft_adapter|randlora.*|mora.*|loha.*|lokr.*|vera.*|oft.*|relora_prune_method|"
+    r"peft|peft_init_lora_weights|peft_layers_(?!to_transform$).*|peft_layer_replication|peft_trainable_token_indices|lora_target_parameters|"
+    r"lora_bias|ia3_.*|peft_adapter|randlora.*|mora.*|loha.*|lokr.*|vera.*|oft.*|relora_prune_method|"
     r"lora_exclude_modules": PEFT,
     r"curriculum_sampling|sample_packing_sequentially|sample_packing_drop_.*|dataset_mix.*|dataset_weight.*": ORDER,
     r"min_sample_len|sample_weight.*|max_sample_len": "leaving samples out by such a rule is not built",
