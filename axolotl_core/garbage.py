@@ -24,6 +24,7 @@ def collected_by_hand() -> Iterator[None]:
     with no_garbage_collection():
         before = gc.get_freeze_count()
         if not before:
+            gc.collect()
             gc.freeze()
         try:
             yield

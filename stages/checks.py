@@ -105,11 +105,15 @@ def model(project: Project, params: Params) -> Iterator[tuple[str, str]]:
     if folder is None:
         return
     from axolotl_core.adapters.lora import check_names  # imports torch
+    from axolotl_core.models.positions import changes
     from axolotl_core.models.shape import check_positions, model_on_meta
 
     try:
         shape = model_on_meta(folder)
-        check_positions(shape, params.packing.sequence_len, params.model.rope_scaling)
+        if params.model.rope_scaling:
+            changes(shape.config, params.model.rope_scaling)
+        if not _otherwise_scaled(folder, params):
+            check_positions(shape, params.packing.sequence_len, params.model.rope_scaling)
         if params.adapter.adapter in ("lora", "qlora") and params.adapter.lora_model_dir is None:
             check_names(shape, params.adapter)
     except (ModelError, ParamsError) as error:
@@ -156,6 +160,15 @@ def base_folder(project: Project, params: Params) -> Path | None:
     if fetched and json.loads((fetched / "pin.json").read_text(encoding="utf-8"))["place"] == params.model.base_model:
         return fetched
     return None
+
+
+def _otherwise_scaled(base: Path, params: Params) -> bool:
+    """Whether it is an artifact base/ whose config has another model.rope_scaling than is asked for now, and is made anew."""
+    file = base / "pin.json"
+    if not file.is_file():
+        return False
+    has = json.loads(file.read_text(encoding="utf-8")).get("rope_scaling")
+    return bool(has != (params.model.rope_scaling.identity() if params.model.rope_scaling else None))
 
 
 def fetched_base(project: Project) -> Path | None:

@@ -39,7 +39,7 @@ class LoraMerge:
         if missing:
             raise ModelError(f"{adapter}: the adapter does not fit the base model: it has no {missing[0]}")
         self.replaced = {name.removeprefix(PREFIX): name for name in self.updates.files if name not in learned}
-        if config.get_text_config().tie_word_embeddings:  # the output layer has no weight of its own in the base's files
+        if skeleton.config.tie_word_embeddings:  # the output layer has no weight of its own in the base's files
             output = {f"{name}.weight" for name, module in skeleton.named_modules() if module is skeleton.get_output_embeddings()}
             self.replaced = {name: of for name, of in self.replaced.items() if name in self.base.files or name not in output}
         foreign = sorted(name for name in self.replaced if "lora_" in name)

@@ -60,7 +60,7 @@ def _window(length: int, window: int | None, device: torch.device) -> Tensor | N
 def attend_masked(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, **shaped: Any) -> Tensor:
     """(B, T, H, D), for a kernel that was not told where samples end: replies, which have a mask. Raises ModelError without one."""
     if mask is None:
-        raise ModelError("the model does not pass on to its attention where samples end; set machine.sdp_attention: true")
+        raise ModelError("the model does not pass on to its attention where samples end; set machine.eager_attention: true")
     return attend(query_BHTD, key_BKSD, value_BKSD, mask=mask, **shaped).transpose(1, 2)
 
 

@@ -21,6 +21,7 @@ from axolotl_core.attention.choose import backend_of
 from axolotl_core.attention.laid import Laid
 from axolotl_core.attention.mask import known
 from axolotl_core.attention.sequences import Sequences
+from axolotl_core.models.positions import rewind
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def _run(
     laid = Laid(positions_BT, sequences, spec.method, dtype, module.config)
     if "position_ids" in inspect.signature(module.forward).parameters:
         settings["position_ids"] = positions_BT
+    rewind(module)
     with known(several=len(sequences.lengths) > len(ids_BT)):
         return module(input_ids=ids_BT, use_cache=False, **backend_of(module).inputs(laid), **settings)
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from axolotl_core.errors import ModelError, ParamsError, foreign
-from axolotl_core.models.positions import longest
+from axolotl_core.models.positions import longest, remedy
 from axolotl_core.params.model import RopeScaling
 
 
@@ -29,17 +29,16 @@ def check_positions(model: Any, sequence_len: int, scaling: RopeScaling | None =
     """
     kind, last = type(model).__name__, longest(model.config, scaling)
     if last is not None and sequence_len > last:
-        factor = -(-sequence_len // last) * (scaling.factor if scaling else 1)
+        also = f", or model.rope_scaling: {scaled}" if (scaled := remedy(model.config, sequence_len)) else ""
         raise ParamsError(
-            f"packing.sequence_len is {sequence_len}, but {kind} has rotary positions for {last} tokens; set it to {last} or less, or "
-            f"model.rope_scaling: {{rope_type: yarn, factor: {factor:g}}}"
+            f"packing.sequence_len is {sequence_len}, but {kind} has rotary positions for {last} tokens; set it to {last} or less{also}"
         )
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None or sequence_len <= limit:
         return
     words = model.get_input_embeddings()
     tables = {name: len(m.weight) for name, m in model.named_modules() if isinstance(m, nn.Embedding) and m is not words}
-    tables |= {name: len(buffer) for name, buffer in model.named_buffers() if buffer.ndim == 2}
+    tables |= {name: len(buffer) for name, buffer in model.named_buffers() if name.endswith(".embed_positions")}
     if found := [name for name, rows in tables.items() if limit <= rows <= limit + 8]:  # OPT has two more
         raise ParamsError(
             f"packing.sequence_len is {sequence_len}, but {kind} has a table of {limit} positions ({found[0]}); set it to {limit} or less"
@@ -56,7 +55,7 @@ def check_new_tokens(model: Any, new: Sequence[str], trained: Collection[str]) -
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
     needed = [names[id(words)]]
-    if head is not None and not model.config.get_text_config().tie_word_embeddings:
+    if head is not None and not model.config.tie_word_embeddings:
         needed.append(names[id(head)])
     if missing := [name for name in needed if name not in trained]:
         shown = ", ".join(f"'{token}'" for token in new[:3]) + (", …" if new[3:] else "")

@@ -1,8 +1,8 @@
 """`model`: the base model. An edit re-runs at most fetch-model and fetch-tokenizer (both small) and train onward."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 from axolotl_core.params.conflict import Conflict
 from axolotl_core.params.section import Section, Supported
@@ -10,6 +10,13 @@ from axolotl_core.params.section import Section, Supported
 
 class RopeScaling(Section):
     """`rope_scaling:` as a mapping (models/positions.py reads it)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _both_spellings(cls, given: Any) -> Any:
+        """Configs of models have `type` and `rope_type`, which say the same."""
+        both = isinstance(given, dict) and given.get("type") == given.get("rope_type")
+        return {name: value for name, value in given.items() if name != "type"} if both else given
 
     rope_type: Annotated[Literal["linear", "dynamic", "yarn", "llama3"], Field(validation_alias=AliasChoices("rope_type", "type"))]
     """Also `type`. `linear` divides positions by the factor; `dynamic` turns slower in rows longer than the base's; `yarn` and `llama3`
@@ -78,7 +85,29 @@ def quantised_by(model: Model) -> list[str]:
     return [option for option in ("load_in_8bit", "load_in_4bit", "gptq") if getattr(model, option)]
 
 
+READ_BY = {
+    "linear": ("rope_theta",),
+    "dynamic": ("rope_theta",),
+    "yarn": ("rope_theta", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
+    "llama3": ("rope_theta", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}
+"""Type of rope_scaling → what it reads beside the factor."""
+
+
+def _unread(scaling: RopeScaling | None) -> dict[str, str]:
+    """Options of a scaling that its type does not read."""
+    given = scaling.identity() if scaling else {}
+    read = (*READ_BY[given["rope_type"]], "rope_type", "factor") if given else ()
+    return {option: given["rope_type"] for option in given if option not in read}
+
+
 CONFLICTS = (
+    Conflict("rope_scaling", lambda m: _unread(m.rope_scaling), "rope_scaling: {option} means nothing to the type {value}; remove it"),
+    Conflict(
+        "rope_scaling",
+        lambda m: m.rope_scaling is not None and (m.rope_scaling.low_freq_factor or 1) >= (m.rope_scaling.high_freq_factor or 4),
+        "rope_scaling: high_freq_factor (unset: 4) must be more than low_freq_factor (unset: 1)",
+    ),
     Conflict(
         "{option}",
         lambda m: {quantised_by(m)[1]: " and ".join(quantised_by(m))} if len(quantised_by(m)) > 1 else {},

@@ -101,12 +101,13 @@ def set_up(base: Path, data: Data, config: TrainConfig, initial_adapter: Path | 
     notes = [*loaded.notes, *unmet(machine, loaded.need), *replace_layers(loaded.model, machine, loaded.need, changed)]
     seed_everything(training.seed)
     model = loaded.model if full else with_adapter(loaded, adapter, precision, initial_adapter, notes.append)
-    if parts := other_parts(loaded.model):
-        notes.append(f"the text part is trained; {', '.join(parts)} stay as they are, and are exported with it")
-        if full:
-            freeze_others(model)
+    freeze_others(loaded.model)
     if training.unfrozen_parameters:
         unfreeze(model, training.unfrozen_parameters)
+    if parts := [
+        name for name in other_parts(loaded.model) if not any(p.requires_grad for p in unwrap(model).get_submodule(name).parameters())
+    ]:
+        notes.append(f"the text part is trained; {', '.join(parts)} stay as they are, and are exported with it")
     if machine.gradient_checkpointing:
         checkpoint_layers(model, selective=machine.gradient_checkpointing == "selective")
     if machine.torch_compile:

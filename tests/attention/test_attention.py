@@ -159,7 +159,7 @@ def test_transformers_does_not_ask_the_device_whether_rows_are_packed(positions:
 def test_a_model_called_past_our_forward_says_so():
     """Positions that restart would be one sample to it."""
     model = model_of(config_of("llama"), "varlen")
-    with pytest.raises(ModelError, match=r"does not pass on to its attention where samples end; set machine\.sdp_attention: true"):
+    with pytest.raises(ModelError, match=r"does not pass on to its attention where samples end; set machine\.eager_attention: true"):
         model(input_ids=torch.ones(1, 4, dtype=torch.long), position_ids=torch.tensor([[0, 1, 0, 1]]), use_cache=False)
 
 

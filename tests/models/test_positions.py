@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from axolotl_core.errors import ParamsError
-from axolotl_core.models.positions import changes, longest, scale
+from axolotl_core.models.forward import ForwardSpec, forward
+from axolotl_core.models.positions import changes, longest, remedy, scale
 from axolotl_core.models.shape import check_positions, model_on_meta
 from axolotl_core.params.load import load
 from axolotl_core.params.model import RopeScaling
@@ -87,8 +88,9 @@ def test_every_family_knows_how_long_its_rows_may_be(tmp_path: Path, family: str
     if family in ("mpt", "bloom", "mamba", "falcon_mamba", "falcon with ALiBi"):
         check_positions(model, 10**6)
         return
-    with pytest.raises(ParamsError, match=r"packing\.sequence_len is 200, but .* 64"):
-        check_positions(model, 200)
+    last = longest(model.config) or 64  # gpt-oss and Ministral 3 have a scaling of their own
+    with pytest.raises(ParamsError, match=rf"packing\.sequence_len is {last + 136}, but .* {last}"):
+        check_positions(model, last + 136)
 
 
 def test_long_rows_are_refused_before_the_model_is_loaded_and_trained_with_the_remedy(project: Path, axolotl):
@@ -109,6 +111,110 @@ def test_long_rows_are_refused_before_the_model_is_loaded_and_trained_with_the_r
         assert found.max_position_embeddings == 128
         assert found.rope_parameters.items() >= {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}.items()
     assert json.loads((project / "model" / "config.json").read_text())["max_position_embeddings"] == 64
+
+
+def test_what_the_base_has_beside_its_scaling_stays(tmp_path: Path):
+    """Ministral 3's scale by position, DeepSeek's scale of scores."""
+    folder = written(tmp_path, "deepseek_v3")
+    config = json.loads((folder / "config.json").read_text())
+    own = {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.7,
+        "beta_fast": 30,
+    }
+    (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": {"rope_theta": 1e4, **own}}))
+    scale(folder, RopeScaling(rope_type="yarn", factor=8.0))
+    found = AutoConfig.from_pretrained(folder).rope_parameters
+    assert found["mscale_all_dim"] == 0.7
+    assert "beta_fast" not in found
+    ministral = written(tmp_path / "other", "ministral3")
+    scale(ministral, RopeScaling(rope_type="linear", factor=2.0))
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(ministral))
+    model(torch.ones(1, 70, dtype=torch.long), use_cache=False).logits.sum().backward()
+
+
+def test_the_factor_that_is_named_is_that_over_what_the_base_was_trained_on():
+    llama = LlamaConfig(
+        max_position_embeddings=131072,
+        rope_parameters={
+            "rope_theta": 5e5,
+            **LLAMA_3_1,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    )
+    assert (longest(llama), remedy(llama, 200_000)) == (131072, "{rope_type: yarn, factor: 25}")
+    assert longest(llama, RopeScaling(rope_type="yarn", factor=25)) >= 200_000
+    qwen = LlamaConfig(
+        max_position_embeddings=32768, rope_parameters={"rope_theta": 1e6, **YARN, "original_max_position_embeddings": 32768}
+    )
+    assert longest(qwen) == 131072, "as its card says it, beside the length of before"
+
+
+@pytest.mark.parametrize("family", ["phi3", "phimoe"])
+def test_a_model_that_takes_no_such_scaling_says_so(tmp_path: Path, family: str):
+    config = AutoConfig.from_pretrained(written(tmp_path, family))
+    with pytest.raises(ParamsError, match=rf"model\.rope_scaling: a {family} does not take it: "):
+        changes(config, RopeScaling(**YARN))
+    assert remedy(config, 200) is None
+    with pytest.raises(ParamsError, match=r"set it to 64 or less$"):
+        check_positions(model_on_meta(tmp_path), 200)
+
+
+def test_layers_with_positions_of_several_kinds_are_not_scaled():
+    config = config_of("llama")
+    config.rope_parameters = {"main": dict(config.rope_parameters), "compress": dict(config.rope_parameters)}
+    with pytest.raises(ParamsError, match="layers of a llama have positions of different kinds"):
+        changes(config, RopeScaling(**YARN))
+    assert longest(config) is None
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_dynamic_rotations_forget_the_rows_before(tmp_path: Path, family: str):
+    """What a row gives is the same whatever was run before it; it is turned slower where it is longer than the base's."""
+    folder = written(tmp_path, family, sliding_window=512)
+    scale(folder, RopeScaling(rope_type="dynamic", factor=4.0))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).eval()
+    ids = torch.randint(3, 500, (1, 200))
+
+    def logits(tokens: int) -> torch.Tensor:
+        with torch.no_grad():
+            return forward(model, ids[:, :tokens], torch.arange(tokens)[None], ForwardSpec())
+
+    first = logits(80)
+    long = logits(200)
+    assert torch.equal(logits(80), first)
+    assert (long[:, :80] - first).abs().max() > 1e-5
+    assert torch.equal(logits(200), long)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "told"),
+    [
+        ("{rope_type: linear, factor: 2, beta_fast: 32}", "rope_scaling: beta_fast means nothing to the type linear; remove it"),
+        ("{rope_type: llama3, factor: 2, low_freq_factor: 4}", "high_freq_factor .* must be more than low_freq_factor"),
+        ("{rope_type: ntk, factor: 2}", "rope_type"),
+    ],
+)
+def test_a_scaling_that_cannot_be_meant_is_told(project: Path, scaling: str, told: str):
+    edit(project / "params.yaml", "  base_model: ./model\n", f"  base_model: ./model\n  rope_scaling: {scaling}\n")
+    with pytest.raises(ParamsError, match=told):
+        load(project / "params.yaml")
+
+
+def test_both_spellings_of_the_type_may_be_there():
+    assert RopeScaling(type="yarn", rope_type="yarn", factor=2.0).identity() == {"rope_type": "yarn", "factor": 2.0}
+
+
+def test_check_says_what_fetch_model_would(project: Path, axolotl):
+    edit(project / "params.yaml", "  base_model: ./model\n", "  base_model: ./model\n  rope_scaling: {rope_type: yarn, factor: 2}\n")
+    config_of("gpt2").save_pretrained(project / "model")
+    assert "model.rope_scaling: a gpt2 has no rotary positions" in axolotl("check", cwd=project, status=2).stderr
 
 
 def test_rope_scaling_of_an_old_yaml(tmp_path: Path):
