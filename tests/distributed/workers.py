@@ -12,6 +12,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 DIED = "it ended without an answer"
+PRELOADED = ["tests.distributed.jobs"]
+"""What the process imports, once, that all workers are forked from."""
 LAST_WORDS_S = 10.0
 """What the other processes have to end by themselves once one has failed."""
 
@@ -24,7 +26,8 @@ class Workers:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # what is freed goes back to the system, so that memory can be measured
         self.pipes: list[Connection] = []
         self.processes: list[BaseProcess] = []
