@@ -20,8 +20,8 @@ class RopeScaling(Section):
 
     rope_type: Annotated[Literal["linear", "dynamic", "yarn", "llama3"], Field(validation_alias=AliasChoices("rope_type", "type"))]
     """Also `type`. `linear` divides positions by the factor; `dynamic` turns slower in a batch
-    with a row longer than the base's, so that other rows beside it (machine.micro_batch_size) give other numbers; `yarn` and `llama3` (Llama
-    3.1) slow down long waves alone, and say in the exported config how long rows may be now."""
+    with a row longer than the base's, so that other rows beside it (machine.micro_batch_size) give other numbers; `yarn` and `llama3`
+    (Llama 3.1) slow down long waves alone, and say in the exported config how long rows may be now."""
     factor: Annotated[float, Field(ge=1)]
     """How many times longer rows may be than the base was trained on."""
     original_max_position_embeddings: Annotated[int, Field(ge=1)] | None = None
