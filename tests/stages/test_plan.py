@@ -216,7 +216,9 @@ EXCEPTIONS = {
     "datasets.held_out": "pack",
     "datasets.on_bad_row": "fetch@sums tokenize@sums",  # a row may be malformed JSON, or not what its format reads
     **dict.fromkeys(("model.base_model", "model.model_revision"), "fetch-tokenizer fetch-model"),
-    **dict.fromkeys(("model.model_type", "model.trust_remote_code", "model.base_model_ignore_patterns"), "fetch-model"),
+    **dict.fromkeys(
+        ("model.model_type", "model.trust_remote_code", "model.base_model_ignore_patterns", "model.rope_scaling"), "fetch-model"
+    ),
     **{f"model.{option}": "train evaluate" for option in QUANTISED.split()},
     "model.resize_token_embeddings_to_32x": "train evaluate merge",
 } | {"model.base_model": "fetch-tokenizer fetch-model train"}  # whose name stands in the adapter's config
@@ -230,7 +232,8 @@ NO_MATTER = {
     "training.loss_watchdog_patience": "as above",
     "evaluation.eval_batch_size": "sums over tokens are the same however many rows are summed at once",
 }
-CANDIDATES = (True, False, 5, 0.25, "x", "2025-05-01", ["x"], {"x": "y"}, {"user": ["x"]}, {"pad_token": "x"})
+CANDIDATES = (True, False, 5, 0.25, "x", "2025-05-01", ["x"], {"x": "y"}, {"user": ["x"]}, {"pad_token": "x"}, {"x": 5}, [5])
+CANDIDATES += ({"rope_type": "yarn", "factor": 2.0},)
 
 
 def other_value(kind: Any, option: str) -> Any:

@@ -135,16 +135,18 @@ def test_garbage_collection_by_hand_looks_at_what_is_new_and_leaves_the_rest_as_
     class Node:
         pass
 
-    def cycle() -> weakref.ref:
+    def cycle() -> Node:
         node = Node()
         vars(node)["itself"] = node
-        return weakref.ref(node)
+        return node
 
     was_on = gc.isenabled()
     gc.unfreeze()
-    old = cycle()
+    held = cycle()
+    old = weakref.ref(held)
     with collected_by_hand():
-        new = cycle()
+        del held
+        new = weakref.ref(cycle())
         assert not gc.isenabled()
         gc.collect()
         assert old() is not None, "it was not looked at"
