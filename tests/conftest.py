@@ -174,6 +174,10 @@ tracking: {}
 """
 
 
+LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
+"""Lines of PARAMS, to be replaced by those of another method."""
+
+
 @pytest.fixture
 def project(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with params.yaml, two datasets and the random model; it is the current folder."""

@@ -13,10 +13,9 @@ from transformers import AutoModelForCausalLM
 from axolotl_core.adapters import lora
 from axolotl_core.errors import ModelError
 from axolotl_core.models.weights import weight_files
-from tests.conftest import edit, stage
+from tests.conftest import LORA, edit, stage
 from tests.families import SHAPES, config_of, seen, write_base
 
-LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80, 90, 11, 12, 13]])
 
 

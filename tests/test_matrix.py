@@ -24,7 +24,7 @@ from transformers import (
 
 from axolotl_core.errors import ModelError
 from axolotl_core.models.weights import weight_files
-from tests.conftest import edit, stage
+from tests.conftest import LORA, edit, stage
 
 SIZE = {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 SPECIAL = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
@@ -59,7 +59,6 @@ MIXTURES: dict[str, PreTrainedConfig] = {
         first_k_dense_replace=1,
     ),
 }
-LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
 METHODS = {
     "full": ("training.learning_rate=2e-3",),
     "lora": (),

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper, load_peft_weights
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -78,11 +79,16 @@ def cast_saved_modules(attached: Any, dtype: torch.dtype) -> None:
         module.register_forward_hook(give)
 
 
-def _renamed(model: Any, adapter: Adapter, tell: Callable[[str], None]) -> Adapter:
-    requested = adapter.lora_target_modules
+def _other_names(model: Any, requested: Collection[str]) -> dict[str, str]:
+    """Those names of a repository's own code that transformers' class has not → its name of the same module."""
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     known = of_family(model.config, "LORA_NAMES", {})
-    others = {name: known[name] for name in requested if name not in names and name in known}
+    return {name: known[name] for name in requested if name not in names and name in known}
+
+
+def _renamed(model: Any, adapter: Adapter, tell: Callable[[str], None]) -> Adapter:
+    requested = adapter.lora_target_modules
+    others = _other_names(model, requested)
     if isinstance(requested, str) or not others:
         return adapter
     tell(f"adapter.lora_target_modules: {', '.join(f'{old} is {new} in transformers' for old, new in others.items())}")
@@ -113,7 +119,7 @@ def _fresh(model: Any, adapter: Adapter) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    _check_layers(model, adapter)
+    _check_options(model, adapter)
     try:
         attached = get_peft_model(model, config)
     except ValueError as error:
@@ -124,7 +130,7 @@ def _fresh(model: Any, adapter: Adapter) -> PeftModel:
     return attached
 
 
-def _check_layers(model: Any, adapter: Adapter) -> None:
+def _check_options(model: Any, adapter: Adapter) -> None:
     """Raises ModelError for a layer that the model has not, and for a pattern that is no regular expression."""
     for option in PATTERNS:
         for text in getattr(adapter, option):
@@ -144,7 +150,7 @@ def _check_patterns(attached: PeftModel, adapter: Adapter) -> None:
     names = list(layers(attached))
     for option in PATTERNS:
         for text in getattr(adapter, option):
-            if not any(re.match(rf"(.*\.)?({text})$", name) for name in names):
+            if not any(get_pattern_key([text], name) == text for name in names):
                 raise ModelError(f"adapter.{option}: '{text}' is the end of no module with an update; one is called {names[0]}")
 
 
@@ -172,8 +178,9 @@ def _same_settings(config: Any, adapter: Adapter) -> None:
 def check_names(model: Any, adapter: Adapter) -> None:
     """Raises ModelError for a module that params.yaml names and the model has not, or shares."""
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    others = of_family(model.config, "LORA_NAMES", {})
-    listed = [name if name in names else others.get(name, name) for name in _listed(model, adapter)]
+    listed = _listed(model, adapter)
+    others = _other_names(model, listed)
+    listed = [others.get(name, name) for name in listed]
     for option, wanted in (("lora_target_modules", listed), ("lora_modules_to_save", adapter.lora_modules_to_save)):
         for name in wanted:
             if name.rpartition(".")[2] not in names:

@@ -76,12 +76,11 @@ def _pin(model: Model, place: Place, out: Path, token: bool | None, stats: StatC
             save_model(load_on_cpu(folder), out)
             _as_wanted(place, [f for pattern in (*CONFIG_FILES, *WEIGHT_FILES) for f in folder.glob(pattern)], stats, wanted)
             folder = out
-    if model.rope_scaling:
-        pin["rope_scaling"] = model.rope_scaling.identity()
-    (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     config = config_of(out)
     if model.rope_scaling:
         scale(out, model.rope_scaling)
+        pin["rope_scaling"] = model.rope_scaling.identity()
+    (out / PIN).write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     AutoConfig.from_pretrained(out, trust_remote_code=False)
     if (other := other_class(model, out)) and not CAUSAL.fullmatch(model.model_type):
         raise ModelError(f"model.model_type is {model.model_type}, but {place.text} holds {other}; remove it")

@@ -20,9 +20,8 @@ from axolotl_core.errors import ParamsError
 from axolotl_core.params.machine import Machine
 from axolotl_core.params.sharding import Fsdp, deepspeed_of, fsdp_of
 from tests import warm
-from tests.conftest import ALPACA, PARAMS, REPOSITORY, TALKS, edit, stage, write_jsonl
+from tests.conftest import ALPACA, LORA, PARAMS, REPOSITORY, TALKS, edit, stage, write_jsonl
 
-LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
 SETTINGS = {
     "ddp": {},
     "fsdp": {"machine.fsdp": "[full_shard, auto_wrap]"},

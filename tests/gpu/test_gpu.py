@@ -37,7 +37,7 @@ from axolotl_core.params.model import Model
 from axolotl_core.params.training import Training
 from axolotl_core.training.step import train_step
 from tests.attention.families import FAMILIES, config_of
-from tests.conftest import REPOSITORY, edit, stage
+from tests.conftest import LORA, REPOSITORY, edit, stage
 from tests.rows_in_memory import LENGTHS, source
 
 if not torch.cuda.is_available():
@@ -45,7 +45,6 @@ if not torch.cuda.is_available():
 
 MUST_FIT = {"gemma2": {"flex_attention"}, "gpt_oss": {"flex_attention"}, "": {"flex_attention", "varlen", "sdpa"}}
 """Family → kinds that every GPU from Ampere on has."""
-LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
 METHODS = {
     "full": ("training.learning_rate=1e-3",),
     "lora": (),

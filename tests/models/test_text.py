@@ -7,10 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from axolotl_core.models.weights import weight_files
-from tests.conftest import edit, stage
+from tests.conftest import LORA, edit, stage
 from tests.families import config_of, write_base
-
-LORA = "  adapter: lora\n  lora_r: 4\n  lora_dropout: 0.1\n  lora_target_linear: true\n"
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
